@@ -340,7 +340,7 @@ def _write(
         if path.suffix in (".png", ".json") and path.is_file():
             path.unlink()
     for figure in (figure for drawn in sections.values() for figure in drawn):
-        write_whole(folder / PICTURES / f"{figure.name}.png", figure.light)
+        write_whole(folder / PICTURES / f"{figure.name}.png", figure.png)
         write_json(folder / PICTURES / f"{figure.name}.json", figure.numbers)
     for key, rows in pictures.items():
         for i, (row, image) in enumerate(zip(rows, report["images"][key], strict=True), start=1):

@@ -1,4 +1,4 @@
-"""Figures that compare the detections of several detectors, for light and dark pages.
+"""Figures that compare the detections of several detectors.
 
 Each figure is drawn from plain values, which are stored as JSON next to it. The colours are those
 of M. Okabe and K. Ito: Color Universal Design (2008). Lines also differ by their dashes and bars by
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, LinearSegmentedColormap, LogNorm, PowerNorm
+from matplotlib.colors import LinearSegmentedColormap, LogNorm, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -40,35 +40,13 @@ MAX_CLASSES = 20
 """A confusion matrix with more classes shows only those that are confused most."""
 
 
-class Theme(NamedTuple):
-    """Colours of the figures on a light or a dark page.
+LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b07d00", "#56b4e9")
+"""The colours of the detectors, which repeat if there are more."""
 
-    Attributes:
-        ink: text and axes.
-        paper: background.
-        grid: grid lines.
-        lines: the colours of the detectors, which repeat if there are more.
-    """
+INK, GRID = "#1f2328", "#d1d9e0"
 
-    ink: str
-    paper: str
-    grid: str
-    lines: tuple[str, ...]
-
-    @property
-    def density(self) -> Colormap:
-        """Colours from near that of the paper to that of the ink."""
-        return LinearSegmentedColormap.from_list("density", [self.grid, self.lines[0], self.ink])
-
-
-LIGHT = Theme(
-    *("#1f2328", "#ffffff", "#d1d9e0"),
-    ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b07d00", "#56b4e9"),
-)
-DARK = Theme(
-    *("#e6edf3", "#0d1117", "#3d444d"),
-    ("#56b4e9", "#ff8c3b", "#2fcb9b", "#e39cc6", "#f0e442", "#a7d8f0"),
-)
+DENSITY = LinearSegmentedColormap.from_list("density", [GRID, LINES[0], INK])
+"""Colours from near that of the paper to that of the ink."""
 
 
 class DetectionFigure(NamedTuple):
@@ -77,25 +55,24 @@ class DetectionFigure(NamedTuple):
     Attributes:
         name: the name of its files, without extension.
         title: what it shows, which is also drawn.
-        light: the PNG for light pages.
-        dark: the PNG for dark pages.
+        png: the picture.
         numbers: plain values for JSON.
     """
 
     name: str
     title: str
-    light: bytes
-    dark: bytes
+    png: bytes
     numbers: Any
 
 
-Plot = Callable[[Axes, Any, Theme], None]
-
-
 def draw_figure(
-    name: str, title: str, plot: Plot, numbers: Any, size: tuple[float, float] = SIZE
+    name: str,
+    title: str,
+    plot: Callable[[Axes, Any], None],
+    numbers: Any,
+    size: tuple[float, float] = SIZE,
 ) -> DetectionFigure:
-    """Draw a figure for light and for dark pages.
+    """Draw a figure.
 
     Args:
         name: the name of its files, without extension.
@@ -107,25 +84,12 @@ def draw_figure(
     Returns:
         The figure.
     """
-    return DetectionFigure(
-        name,
-        title,
-        *(_draw(title, plot, numbers, size, theme) for theme in (LIGHT, DARK)),
-        numbers,
-    )
-
-
-def _draw(title: str, plot: Plot, numbers: Any, size: tuple[float, float], theme: Theme) -> bytes:
     texts = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     settings = {
         **PLAIN,
-        **dict.fromkeys(texts, theme.ink),
-        **dict.fromkeys(("figure.facecolor", "axes.facecolor"), theme.paper),
-        "legend.facecolor": theme.paper,
-        "legend.edgecolor": theme.grid,
+        **dict.fromkeys(texts, INK),
         "legend.fontsize": 9,
-        "legend.framealpha": 0.8,
-        "grid.color": theme.grid,
+        "grid.color": GRID,
         "axes.titlesize": 11,
         "axes.axisbelow": True,
         "lines.linewidth": 1.8,
@@ -135,10 +99,10 @@ def _draw(title: str, plot: Plot, numbers: Any, size: tuple[float, float], theme
         axis = figure.subplots()
         axis.set_title(title)
         axis.grid(True, linewidth=0.6)
-        plot(axis, numbers, theme)
+        plot(axis, numbers)
         content = io.BytesIO()
         figure.savefig(content, format="png", dpi=DPI)
-    return content.getvalue()
+    return DetectionFigure(name, title, content.getvalue(), numbers)
 
 
 def short(name: str) -> str:
@@ -150,34 +114,32 @@ def short(name: str) -> str:
     return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
 
 
-def plot_precision_recall(axis: Axes, numbers: Mapping[str, Any], theme: Theme) -> None:
+def plot_precision_recall(axis: Axes, numbers: Mapping[str, Any]) -> None:
     """Plot precision against recall.
 
     Args:
         axis: the axes.
         numbers: by detector, ``recall`` and ``precision`` in [0, 1], and ``AP`` in percent.
-        theme: the colours.
     """
     for i, (name, curve) in enumerate(numbers.items()):
         ap = "–" if curve["AP"] is None else f"{curve['AP']:.1f}"
-        style = {"color": theme.lines[i % len(theme.lines)], "ls": DASHES[i % len(DASHES)]}
+        style = {"color": LINES[i % len(LINES)], "ls": DASHES[i % len(DASHES)]}
         axis.plot(curve["recall"], curve["precision"], label=f"{short(name)}: AP {ap}", **style)
     axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     _legend(axis)
 
 
-def plot_lines(axis: Axes, numbers: Mapping[str, Any], theme: Theme) -> None:
+def plot_lines(axis: Axes, numbers: Mapping[str, Any]) -> None:
     """Plot one line for each detector.
 
     Args:
         axis: the axes.
         numbers: ``x``, ``y``: labels of the axes; ``lines``: by detector, ``x`` and ``y``.
-        theme: the colours.
     """
     drawn = [values for line in numbers["lines"].values() for values in line["y"]]
     for i, (name, line) in enumerate(numbers["lines"].items()):
         y = [math.nan if value is None else value for value in line["y"]]
-        style = {"color": theme.lines[i % len(theme.lines)], "ls": DASHES[i % len(DASHES)]}
+        style = {"color": LINES[i % len(LINES)], "ls": DASHES[i % len(DASHES)]}
         # A single point, such as that of a run with one evaluation, has no line.
         marker = "o" if len(y) < 20 else ""
         axis.plot(line["x"], y, label=short(name), marker=marker, ms=4, **style)
@@ -187,16 +149,15 @@ def plot_lines(axis: Axes, numbers: Mapping[str, Any], theme: Theme) -> None:
     _legend(axis)
 
 
-def plot_score_histogram(axis: Axes, numbers: Mapping[str, Any], theme: Theme) -> None:
+def plot_score_histogram(axis: Axes, numbers: Mapping[str, Any]) -> None:
     """Plot how many true and false positives have which score.
 
     Args:
         axis: the axes.
         numbers: ``edges`` of B bins, ``true_positives`` and ``false_positives`` (B), and ``most``,
             the largest number of any detector.
-        theme: the colours.
     """
-    kinds = {"true positives": (theme.lines[0], "-"), "false positives": (theme.lines[1], "--")}
+    kinds = {"true positives": (LINES[0], "-"), "false positives": (LINES[1], "--")}
     for kind, (color, dashes) in kinds.items():
         values, edges = numbers[kind.replace(" ", "_")], numbers["edges"]
         axis.stairs(values, edges, fill=True, color=color, alpha=0.25)
@@ -219,44 +180,42 @@ def _transparent(color: str) -> tuple[str, float]:
     return color, 0.3
 
 
-def plot_score_iou(axis: Axes, numbers: Mapping[str, Any], theme: Theme) -> None:
+def plot_score_iou(axis: Axes, numbers: Mapping[str, Any]) -> None:
     """Plot how many detections have which score and IoU, with the correlation coefficients.
 
     Args:
         axis: the axes.
         numbers: ``scores`` and ``ious``, edges of bins; ``counts``; ``most``, the largest count of
             any detector; ``pearson``, ``spearman`` and ``kendall``.
-        theme: the colours.
     """
     counts = np.ma.masked_equal(np.array(numbers["counts"]), 0)
     norm = LogNorm(1, max(numbers["most"], 2))
-    options = {"norm": norm, "cmap": theme.density}
+    options = {"norm": norm, "cmap": DENSITY}
     mesh = axis.pcolormesh(numbers["scores"], numbers["ious"], counts, **options)
     ticks = LogLocator(subs=(1, 2, 5))
     bar = axis.figure.colorbar(mesh, ax=axis, pad=0.01, ticks=ticks, format=COUNT)
     bar.ax.yaxis.set_minor_formatter(NullFormatter())
     bar.set_label("detections (log scale)")
-    bar.outline.set_edgecolor(theme.grid)
+    bar.outline.set_edgecolor(GRID)
     names = ("pearson", "spearman", "kendall")
     values = ("–" if numbers[name] is None else f"{numbers[name]:.2f}" for name in names)
     text = ", ".join(f"{name.title()} {value}" for name, value in zip(names, values, strict=True))
     axis.set(xlabel=f"score\n{text}", ylabel="IoU with the object")
 
 
-def plot_reliability(axis: Axes, numbers: Mapping[str, Any], theme: Theme) -> None:
+def plot_reliability(axis: Axes, numbers: Mapping[str, Any]) -> None:
     """Plot a reliability diagram: what detections of a score are worth.
 
     Args:
         axis: the axes.
         numbers: ``y``, the label of the axis; ``lines``: by detector, ``score``, ``target`` and
             ``count`` of the bins, and its ``error``, a name and a number in percent.
-        theme: the colours.
     """
-    axis.plot([0, 1], [0, 1], color=theme.ink, lw=1, ls=(0, (1, 3)), label="calibrated")
+    axis.plot([0, 1], [0, 1], color=INK, lw=1, ls=(0, (1, 3)), label="calibrated")
     for i, (name, line) in enumerate(numbers["lines"].items()):
         count = np.array(line["count"])
         filled = np.flatnonzero(count)
-        color, dashes = theme.lines[i % len(theme.lines)], DASHES[i % len(DASHES)]
+        color, dashes = LINES[i % len(LINES)], DASHES[i % len(DASHES)]
         x, y = ([line[key][j] for j in filled] for key in ("score", "target"))
         kind, value = line["error"]
         label = f"{short(name)}: {kind} {'–' if value is None else f'{value:.1f}'}"
@@ -267,21 +226,20 @@ def plot_reliability(axis: Axes, numbers: Mapping[str, Any], theme: Theme) -> No
     _legend(axis)
 
 
-def plot_bars(axis: Axes, numbers: Mapping[str, Any], theme: Theme) -> None:
+def plot_bars(axis: Axes, numbers: Mapping[str, Any]) -> None:
     """Plot horizontal bars, one of each group for each detector.
 
     Args:
         axis: the axes.
         numbers: ``x``, the label of the axis; ``digits``, decimal places; ``groups``, names;
             ``bars``: by detector, a number or None for each group.
-        theme: the colours.
     """
     groups, bars = numbers["groups"], numbers["bars"]
     height = 0.8 / len(bars)
     values = [value for row in bars.values() for value in row if value is not None]
     for i, (name, row) in enumerate(bars.items()):
         y = np.arange(len(groups)) - 0.4 + height * (i + 0.5)
-        color, hatch = theme.lines[i % len(theme.lines)], ("", "///", "...", "xx")[i % 4]
+        color, hatch = LINES[i % len(LINES)], ("", "///", "...", "xx")[i % 4]
         widths = [0 if value is None else value for value in row]
         options = {"facecolor": _transparent(color) if hatch else color, "edgecolor": color}
         axis.barh(y, widths, height * 0.9, label=short(name), hatch=hatch, **options)
@@ -329,14 +287,13 @@ def sum_other_classes(matrix: np.ndarray, chosen: Sequence[int]) -> np.ndarray:
     return summed
 
 
-def plot_confusion(axis: Axes, numbers: Mapping[str, Any], theme: Theme) -> None:
+def plot_confusion(axis: Axes, numbers: Mapping[str, Any]) -> None:
     """Plot a confusion matrix, in percent of the objects of a class.
 
     Args:
         axis: the axes.
         numbers: ``classes``, the names with the background last; ``counts``, rows of the objects'
             classes and columns of those of the detections.
-        theme: the colours.
     """
     counts, classes = np.array(numbers["counts"]), [short(name) for name in numbers["classes"]]
     total = counts.sum(axis=1, keepdims=True)
@@ -344,7 +301,7 @@ def plot_confusion(axis: Axes, numbers: Mapping[str, Any], theme: Theme) -> None
     drawn = np.ma.masked_where((counts == 0) | (total == 0), share)
     # Confusions are a few percent: the root makes them visible next to the diagonal.
     norm = PowerNorm(0.5, 0, 100)
-    image = axis.imshow(drawn, cmap=theme.density, norm=norm, aspect="equal")
+    image = axis.imshow(drawn, cmap=DENSITY, norm=norm, aspect="equal")
     size = 9 if len(classes) <= MAX_CELLS else 7
     ticks = range(len(classes))
     axis.set_xticks(ticks, classes, rotation=90, fontsize=size)
@@ -353,9 +310,9 @@ def plot_confusion(axis: Axes, numbers: Mapping[str, Any], theme: Theme) -> None
     axis.grid(False)
     if len(classes) <= MAX_CELLS:
         for row, column in zip(*np.nonzero(counts), strict=True):
-            color = theme.paper if share[row, column] > 10 else theme.ink
+            color = "white" if share[row, column] > 10 else INK
             text = f"{share[row, column]:.0f}"
             axis.text(column, row, text, ha="center", va="center", fontsize=7, color=color)
     bar = axis.figure.colorbar(image, ax=axis, shrink=0.7, pad=0.02)
     bar.set_label("% of the row")
-    bar.outline.set_edgecolor(theme.grid)
+    bar.outline.set_edgecolor(GRID)

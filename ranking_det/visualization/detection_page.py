@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ranking_det.visualization import detection_figures as figures
-from ranking_det.visualization.detection_figures import DARK, LIGHT, DetectionFigure, draw_figure
+from ranking_det.visualization.detection_figures import LINES, DetectionFigure, draw_figure
 from ranking_det.visualization.page import data_url, render
 from ranking_det.visualization.ranked_image import object_label
 
@@ -445,10 +445,7 @@ def render_page(
         "class_columns": CLASS_COLUMNS,
         "class_rows": class_rows,
         "sections": {
-            name: [
-                (figure.title, data_url(figure.light, "png"), data_url(figure.dark, "png"))
-                for figure in drawn
-            ]
+            name: [(figure.title, data_url(figure.png, "png")) for figure in drawn]
             for name, drawn in sections.items()
         },
         "pictures": {
@@ -456,7 +453,7 @@ def render_page(
             for key, rows in pictures.items()
         },
         "confusions": {name: frequent_confusions(numbers) for name, numbers in methods.items()},
-        "colors": [LIGHT.lines, DARK.lines],
+        "colors": LINES,
         "error_names": ERRORS,
         "letter": object_label,
         "script": script,
