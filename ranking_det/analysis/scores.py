@@ -26,8 +26,12 @@ from ranking_det.evaluation.calibration import CalibrationErrors, calibration_er
 from ranking_det.evaluation.command_line import check_outputs
 from ranking_det.evaluation.detection_analysis import pooled_metrics
 from ranking_det.evaluation.fitted_scores import FittedScores, fit_scores
-from ranking_det.evaluation.matching import Detections
-from ranking_det.evaluation.metrics import Rules, evaluate_detections, without_nan
+from ranking_det.evaluation.metrics import (
+    DetectionEvaluation,
+    Rules,
+    evaluate_detections,
+    without_nan,
+)
 from ranking_det.evaluation.thresholds import ThresholdSweep
 from ranking_det.files import write_json
 from ranking_det.user_errors import UserError, listed
@@ -45,45 +49,36 @@ Results = list[dict[str, Any]]
 
 
 class _Files(NamedTuple):
-    """The content of an annotation file and a result file."""
+    """The content of an annotation file and a result file, or a part of it."""
 
     ground_truth: dict[str, Any]
     results: Results
     rules: Rules
-    lines: list[str]  # that describe them
-
-    @property
-    def names(self) -> list[str]:
-        """The names of the classes, in the order of their ids."""
-        categories = self.ground_truth["categories"]
-        return [entry["name"] for entry in sorted(categories, key=lambda entry: entry["id"])]
+    lines: list[str]  # that describe the files
+    origin: str  # that describes the images
 
     @property
     def num_images(self) -> int:
         return len(self.ground_truth["images"])
 
-    def part(self, images: Sequence[Any]) -> _Files:
-        """Return what belongs to some of the images.
+    @property
+    def class_names(self) -> set[str]:
+        return {category["name"] for category in self.ground_truth["categories"]}
 
-        Args:
-            images: entries of the ground truth.
-        """
+    def part(self, images: Sequence[Any], what: str) -> _Files:
+        """Return what belongs to some of the images."""
         ids = {image["id"] for image in images}
-        rows = [
+        annotations, results = (
             [entry for entry in entries if entry["image_id"] in ids]
             for entries in (self.ground_truth["annotations"], self.results)
-        ]
-        ground_truth = {**self.ground_truth, "images": list(images), "annotations": rows[0]}
-        return self._replace(ground_truth=ground_truth, results=rows[1])
+        )
+        ground_truth = {**self.ground_truth, "images": images, "annotations": annotations}
+        origin = f"{len(images)} images, {what}"
+        return self._replace(ground_truth=ground_truth, results=results, origin=origin)
 
-    def detections(self, iou_type: str) -> Detections:
-        """Match nothing yet, but find the objects that each detection overlaps.
-
-        Args:
-            iou_type: "bbox" or "segm".
-        """
-        truth = self.ground_truth
-        return evaluate_detections(truth, self.results, iou_type, rules=self.rules).detections
+    def evaluate(self, iou_type: str) -> DetectionEvaluation:
+        """Find the objects that each detection overlaps."""
+        return evaluate_detections(self.ground_truth, self.results, iou_type, rules=self.rules)
 
 
 def _read(ground_truth_path: str, results_path: str, iou_type: str) -> _Files:
@@ -94,7 +89,8 @@ def _read(ground_truth_path: str, results_path: str, iou_type: str) -> _Files:
             f"{results_path}: expected scores from 0 to 1, got {outside[0]:g} (map logits to "
             "probabilities first)"
         )
-    return _Files(ground_truth, results, rules, lines)
+    origin = f"{len(ground_truth['images'])} images of {ground_truth_path}"
+    return _Files(ground_truth, results, rules, lines, origin)
 
 
 def write_fit(args: argparse.Namespace) -> list[str]:
@@ -110,7 +106,52 @@ def write_fit(args: argparse.Namespace) -> list[str]:
         UserError: a file cannot be read or written, its content is faulty, or there is nothing to
             fit to.
     """
-    inputs = {"the ground truth": args.ground_truth, "the results": args.results}
+    _check_fit(args)
+    checkpoint = None if args.checkpoint is None else _read_checkpoint(args.checkpoint)
+    files = _read(args.ground_truth, args.results, args.iou_type)
+    if args.measure_results is None:
+        part, measured_part = _halves(files, args.ground_truth, args.seed)
+        lines = files.lines
+    else:
+        part = files
+        measured_part = _read(args.measure_ground_truth, args.measure_results, args.iou_type)
+        _check_same_classes(files, measured_part, args.measure_ground_truth)
+        lines = [*files.lines, *measured_part.lines]
+    evaluation = part.evaluate(args.iou_type)
+    names = _class_names(evaluation.names, checkpoint)
+    options = {"target": args.target, "method": args.method, "kind": args.drawn}
+    fitted, without = fit_scores(
+        evaluation.detections, evaluation.names, precision=args.precision, **options
+    )
+    largest = ThresholdSweep(evaluation.detections).largest_threshold()
+    before, after = _measure(fitted, measured_part.evaluate(args.iou_type))
+    content = without_nan(
+        {
+            **fitted.with_classes(names).to_json(),
+            "precision": args.precision,
+            "largest_threshold": largest,
+            "without_true_positive": without,
+            "fitted_on": part.origin,
+            "measured_on": measured_part.origin,
+            "measured": {"before": before, "after": after},
+        }
+    )
+    if checkpoint is not None:
+        add_entry(checkpoint, FITTED, content)
+    write_json(Path(args.output), content)
+    lines = [*lines, f"Fitted on {part.origin}", f"Measured on {measured_part.origin}"]
+    if without:
+        text = "Classes without a true positive, which take the thresholds of all classes together"
+        lines.append(f"{text}: {listed(without)}")
+    lines += _threshold_lines(fitted, largest, args.precision)
+    lines.append("Errors of the scores and pooled AP in percent, before -> after calibration:")
+    rows = {name: (value, after["overall"][name]) for name, value in before["overall"].items()}
+    lines += [f"  {name:17} {_cell(one)} -> {_cell(two)}" for name, (one, two) in rows.items()]
+    return [*lines, f"Wrote {args.output}{f' and {args.checkpoint}' if args.checkpoint else ''}"]
+
+
+def _check_fit(args: argparse.Namespace) -> None:
+    """Raise UserError if a value is out of range, a flag is missing or a path cannot be used."""
     measured = {
         "--measure-ground-truth": args.measure_ground_truth,
         "--measure-results": args.measure_results,
@@ -122,62 +163,9 @@ def write_fit(args: argparse.Namespace) -> list[str]:
         raise UserError(f"--precision: expected a number above 0, at most 1, got {args.precision}")
     if args.seed < 0:
         raise UserError(f"--seed: expected at least 0, got {args.seed}")
+    inputs = {"the ground truth": args.ground_truth, "the results": args.results}
     inputs |= {flag: path for flag, path in measured.items() if path is not None}
     check_outputs(inputs, {"--checkpoint": args.checkpoint, "--output": args.output})
-    checkpoint = None if args.checkpoint is None else _read_checkpoint(args.checkpoint)
-    files = _read(args.ground_truth, args.results, args.iou_type)
-    if missing:
-        parts = _halves(files, args.seed)
-        origins = [
-            f"{part.num_images} images, a half of {args.ground_truth} (seed {args.seed})"
-            for part in parts
-        ]
-        lines = files.lines
-    else:
-        parts = files, _read(*measured.values(), args.iou_type)
-        _check_same_classes(*parts, args.measure_ground_truth)
-        origins = [
-            f"{part.num_images} images of {path}"
-            for part, path in zip(
-                parts, (args.ground_truth, args.measure_ground_truth), strict=True
-            )
-        ]
-        lines = [*files.lines, *parts[1].lines]
-    names = _class_names(files.names, checkpoint)
-    detections, other = (part.detections(args.iou_type) for part in parts)
-    fitted, without = fit_scores(
-        detections,
-        files.names,
-        target=args.target,
-        method=args.method,
-        precision=args.precision,
-        kind=args.drawn,
-    )
-    sweep = ThresholdSweep(detections)
-    largest = sweep.largest_threshold()
-    before, after = _errors(fitted, other, files.names)
-    content = fitted.with_classes(names).to_json() | {
-        "precision": args.precision,
-        "largest_threshold": largest,
-        "without_true_positive": without,
-        "fitted_on": origins[0],
-        "measured_on": origins[1],
-        "measured": {"before": before, "after": after},
-    }
-    content = without_nan(content)
-    if checkpoint is not None:
-        add_entry(checkpoint, FITTED, content)
-    write_json(Path(args.output), content)
-    lines = [*lines, f"Fitted on {origins[0]}", f"Measured on {origins[1]}"]
-    if without:
-        text = "Classes without a true positive, which take the thresholds of all classes together"
-        lines.append(f"{text}: {listed(without)}")
-    lines += _threshold_lines(fitted, largest, args.precision)
-    lines.append("Errors of the scores and pooled AP in percent, before -> after calibration:")
-    rows = {name: (value, after["overall"][name]) for name, value in before["overall"].items()}
-    rows["pooled AP"] = before["pooledAP"], after["pooledAP"]
-    lines += [f"  {name:17} {_cell(one)} -> {_cell(two)}" for name, (one, two) in rows.items()]
-    return [*lines, f"Wrote {args.output}{f' and {args.checkpoint}' if args.checkpoint else ''}"]
 
 
 def _read_checkpoint(path: str) -> Checkpoint:
@@ -189,7 +177,7 @@ def _read_checkpoint(path: str) -> Checkpoint:
     return checkpoint
 
 
-def _halves(files: _Files, seed: int) -> tuple[_Files, _Files]:
+def _halves(files: _Files, path: str, seed: int) -> tuple[_Files, _Files]:
     """Split the images at random into those to fit to and those to measure on."""
     images = files.ground_truth["images"]
     if len(images) < 2:
@@ -200,15 +188,17 @@ def _halves(files: _Files, seed: int) -> tuple[_Files, _Files]:
         )
     order = np.random.default_rng(seed).permutation(len(images))
     middle = (len(images) + 1) // 2
+    what = f"a half of {path} (seed {seed})"
     first, second = (
-        files.part([images[i] for i in np.sort(half)]) for half in (order[:middle], order[middle:])
+        files.part([images[i] for i in np.sort(half)], what)
+        for half in (order[:middle], order[middle:])
     )
     return first, second
 
 
 def _check_same_classes(files: _Files, measured: _Files, path: str) -> None:
-    if files.names != measured.names:
-        differing = sorted(set(files.names) ^ set(measured.names)) or files.names
+    differing = sorted(files.class_names ^ measured.class_names)
+    if differing:
         raise UserError(
             f"{path}: expected the classes of the ground truth to fit to, got others: "
             f"{listed(differing)}"
@@ -230,33 +220,35 @@ def _class_names(names: list[str], checkpoint: Checkpoint | None) -> list[str]:
     return list(known)
 
 
-def _errors(
-    fitted: FittedScores, detections: Detections, names: Sequence[str]
+def _measure(
+    fitted: FittedScores, evaluation: DetectionEvaluation
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return calibration errors and pooled AP of the raw and of the calibrated scores."""
+    detections, names = evaluation.detections, evaluation.names
     classes = [names[label] for label in detections.label]
-    lowest = np.array(fitted.thresholds["lrp"].classes)
-    above = detections.score >= lowest[detections.label]
+    lowest = dict(zip(fitted.classes, fitted.thresholds["lrp"].classes, strict=True))
+    above = detections.score >= np.array([lowest[name] for name in classes])
     calibrated = detections._replace(score=fitted.calibrate(classes, detections.score))
-    before, after = (calibration_errors(each, above) for each in (detections, calibrated))
-    return (
-        {**_content(before, names), **pooled_metrics(detections)},
-        {**_content(after, names), **pooled_metrics(calibrated)},
+    before, after = (
+        _content(calibration_errors(each, above), names, pooled_metrics(each))
+        for each in (detections, calibrated)
     )
+    return before, after
 
 
-def _content(errors: CalibrationErrors, names: Sequence[str]) -> dict[str, Any]:
+def _content(
+    errors: CalibrationErrors, names: Sequence[str], pooled: dict[str, float]
+) -> dict[str, Any]:
     """Return the errors and the arrays of the reliability diagrams for JSON."""
     diagrams = {"precision": errors.precision, "iou": errors.iou}
-    content = {
-        "overall": errors.overall,
+    return {
+        "overall": {**errors.overall, "pooledAP": pooled["pooledAP"]},
         "classes": dict(zip(names, errors.classes, strict=True)),
         "reliability": {
             name: {key: values.tolist() for key, values in diagram._asdict().items()}
             for name, diagram in diagrams.items()
         },
     }
-    return without_nan(content)
 
 
 def _threshold_lines(fitted: FittedScores, largest: float, precision: float) -> list[str]:
@@ -288,8 +280,8 @@ def below(threshold: float) -> float:
     return (math.ceil(threshold * scale) - 1) / scale
 
 
-def _cell(value: float | None) -> str:
-    return f"{'-' if value is None or math.isnan(value) else f'{value:.2f}':>6}"
+def _cell(value: float) -> str:
+    return f"{'-' if math.isnan(value) else f'{value:.2f}':>6}"
 
 
 def write_sweep(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]:
@@ -320,7 +312,7 @@ def write_sweep(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]
     if args.config_file is not None:
         plan = make_plan(Command(config_file=args.config_file, overrides=overrides, eval_only=True))
     files = _read(args.ground_truth, args.results, args.iou_type)
-    sweep = ThresholdSweep(files.detections(args.iou_type))
+    sweep = ThresholdSweep(files.evaluate(args.iou_type).detections)
     rows = sweep.rows(thresholds, files.num_images)
     lines = list(files.lines)
     if plan is not None:

@@ -115,7 +115,8 @@ def predict_images(
                 _save(overlay(pixels, drawn, class_names), folder / name)
                 content["images"].append(image)
                 content["annotations"] += rows
-                text = "%d/%d %s: %d detections, the best %d drawn -> %s"
+                which = "the best %d" if fitted is None else "the %d above their thresholds"
+                text = f"%d/%d %s: %d detections, {which} drawn -> %s"
                 logger.info(text, i, len(paths), path, len(detections), len(drawn), name)
     except Stopped as stopped:
         raise Stopped(stopped.number, f"; {progress()}") from stopped

@@ -179,6 +179,49 @@ def check_refused_in_folder(files, message, capsys, more):
     assert not Path(files["--output"]).exists()
 
 
+def test_one_class_is_enough(files):
+    content, results = (
+        json.loads(Path(files[f]).read_text()) for f in ("--ground-truth", "--results")
+    )
+    content["categories"] = [c for c in content["categories"] if c["id"] == A]
+    content["annotations"] = [a for a in content["annotations"] if a["category_id"] == A]
+    write(Path(files["--ground-truth"]), content)
+    write(Path(files["--results"]), [r for r in results if r["category_id"] == A])
+    assert run("fit", files) == 0
+    written = json.loads(Path(files["--output"]).read_text())
+    assert list(written["classes"]) == ["rare"] and written["without_true_positive"] == []
+    for when in written["measured"].values():
+        assert when["overall"]["LaECE_0"] == when["classes"]["rare"]["LaECE_0"]
+
+
+def test_the_classes_of_text_ids_keep_their_names(files):
+    content, results = (
+        json.loads(Path(files[f]).read_text()) for f in ("--ground-truth", "--results")
+    )
+    assert run("fit", files) == 0
+    before = json.loads(Path(files["--output"]).read_text())
+    for entry in content["categories"]:
+        entry["id"] = f"id {9 - entry['id']}"  # in another order
+    for entry in content["annotations"] + results:
+        entry["category_id"] = f"id {9 - entry['category_id']}"
+    write(Path(files["--ground-truth"]), content)
+    write(Path(files["--results"]), results)
+    assert run("fit", files) == 0
+    assert json.loads(Path(files["--output"]).read_text())["classes"] == before["classes"]
+
+
+@pytest.mark.parametrize("name", ["fit", "sweep"])
+def test_the_fields_of_lvis_select_its_rules(name, files, capsys):
+    content, results = random_set(3)
+    numbers = []
+    for truth in (json.loads(Path(files["--ground-truth"]).read_text()), content):
+        write(Path(files["--ground-truth"]), truth)
+        assert run(name, files) == 0
+        numbers.append(json.loads(Path(files["--output"]).read_text()))
+    assert "LVIS format, 30 images" in capsys.readouterr().out
+    assert numbers[0].pop("largest_threshold") and numbers[0] != numbers[1]
+
+
 def test_an_override_keeps_the_detections_with_the_score_of_the_threshold():
     for threshold in (1.0, 0.5, 0.123456, 0.1, 1e-3, 3.2e-7):
         assert 0.999 * threshold <= below(threshold) < threshold

@@ -17,6 +17,8 @@ from torch import nn
 from ranking_det.engine.checkpoint import FITTED, Checkpoint, add_entry, read_checkpoint
 from ranking_det.engine.command import Command, parse
 from ranking_det.engine.fitted import find_fitted
+from ranking_det.engine.output_folder import put_aside
+from ranking_det.engine.speed import time_thresholds
 from ranking_det.evaluation import DetectionEvaluator
 from ranking_det.evaluation.calibration import Calibrator, ClassCalibrators
 from ranking_det.evaluation.fitted_scores import FittedScores, read_fitted_scores
@@ -148,6 +150,44 @@ def test_a_checkpoint_that_cannot_be_written_stays_unchanged(tmp_path, monkeypat
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("a.pth", before)]
 
 
+def test_a_new_run_puts_the_fitted_scores_of_the_earlier_one_aside(tmp_path):
+    names = ["model_final.pth", "model_final.scores.json", "my.scores.json"]
+    for name in names:
+        (tmp_path / name).touch()
+    put_aside(str(tmp_path))
+    assert {p.name for p in tmp_path.iterdir()} == {"earlier_run", "my.scores.json"}
+    assert {p.name for p in (tmp_path / "earlier_run").iterdir()} == set(names[:2])
+
+
+class ThresholdDetector(nn.Module):
+    """A detector that records the thresholds with which it is called."""
+
+    def __init__(self):
+        super().__init__()
+        self.part, self.calls = nn.Module(), []
+        self.part.score_thresh = 0.7
+
+    def forward(self, batch):
+        self.calls.append((batch[0], self.part.score_thresh))
+
+
+def test_each_image_is_timed_at_each_threshold_and_the_threshold_is_restored():
+    model = ThresholdDetector()
+    times, num_images = time_thresholds(model, [["a"], ["b"], ["c"]], [0.1, 0.2], 2)
+    assert num_images == 2 and len(times) == 2 and all(time > 0 for time in times)
+    warm_up, *calls = model.calls
+    assert warm_up == ("a", 0.7)
+    assert calls == [("a", 0.1), ("a", 0.2), ("b", 0.1), ("b", 0.2)]
+    assert model.part.score_thresh == 0.7 and model.training
+
+
+def test_a_model_without_a_threshold_and_a_loader_without_images_are_refused():
+    with pytest.raises(UserError, match="model: expected a part with a score_thresh or"):
+        time_thresholds(nn.Linear(1, 1), [["a"]], [0.1], 2)
+    with pytest.raises(UserError, match="dataloader.test: expected images"):
+        time_thresholds(ThresholdDetector(), [], [0.1], 2)
+
+
 @pytest.fixture
 def data_set(tmp_path):
     path = write(tmp_path / "gt.json", ground_truth((1, A, [10, 10, 40, 40])))
@@ -199,6 +239,19 @@ def test_a_prediction_draws_what_passes_and_says_that_the_scores_are_calibrated(
         assert len(drawn.pop()) == passing
 
 
+def test_an_image_without_detections_can_be_calibrated(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "ranking_det.engine.predict._detect",
+        lambda model, inputs: model([inputs])[0]["instances"][:0],
+    )
+    rectangle_image().save(tmp_path / "a.png")
+    fitted = fitted_scores(noise=0.1, white=0.1)
+    content = json.loads(
+        run([str(tmp_path / "a.png")], tmp_path / "out", fitted=fitted).read_text()
+    )
+    assert content["annotations"] == []
+
+
 def test_a_class_that_never_reaches_its_precision_has_no_threshold(tmp_path):
     rectangle_image().save(tmp_path / "a.png")
     fitted = fitted_scores(noise=float("nan"), white=0.7)
@@ -219,6 +272,8 @@ def shapes(tmp_path_factory):
         *("dataloader.train.total_batch_size=2", f"train.output_dir={folder}"),
         *("dataloader.train.num_workers=0", "dataloader.test.num_workers=0"),
         "dataloader.test.mapper.augmentations.0.short_edge_length=64",
+        "dataloader.train.mapper.augmentations.0.short_edge_length=64",
+        "model.inference.max_detections=20",
     ]
     run_commands([[*CONFIG, *small]], pictures=False, environment=environment)
     yield folder, root, small, environment

@@ -164,6 +164,20 @@ def test_calibrators_give_the_mean_iou_and_the_precision_of_a_score():
         assert line.map(np.array([0.8, 0.1, 1.0])) == pytest.approx([value, 0, 1], abs=2e-6)
 
 
+def test_a_match_below_an_iou_of_a_half_is_worth_its_iou_but_is_a_false_positive():
+    rows = [result(1, A, [10, 10, 40, 12], 0.8)]  # IoU .3
+    detections = detections_of(ground_truth((1, A, BOX)), rows)
+    for target, value in (("iou", 0.3), ("tp", 0.0)):
+        pooled = fit_calibrators(detections, target).pooled
+        assert pooled.map(np.array([0.8])) == pytest.approx([value], abs=1e-6)
+
+
+def test_ignored_detections_are_not_fitted():
+    content = ground_truth((1, A, FAR, {"iscrowd": 1}), (2, A, BOX))
+    rows = [result(1, A, FAR, 0.8), result(2, A, BOX, 0.8)]
+    assert fit_calibrators(detections_of(content, rows)).pooled.values.tolist() == [1.0]
+
+
 def test_a_class_with_few_detections_uses_the_calibrator_of_all_classes():
     content = ground_truth((1, A, BOX), (1, B, BOX), images=60)
     rows = [result(i, A, BOX, 0.5) for i in range(1, 1 + MIN_DETECTIONS)]
