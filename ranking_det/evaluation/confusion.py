@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from ranking_det.evaluation.matching import Detections, Matches, Overlaps, match_greedily
+from ranking_det.evaluation.matching import (
+    Detections,
+    Matches,
+    Overlaps,
+    free_objects,
+    match_greedily,
+)
 
 
 def confusion_matrix(
@@ -57,18 +63,3 @@ def confusion_matrix(
     np.add.at(matrix, (actual[counted], detections.label[counted]), 1)
     matrix[:background, background] = np.bincount(objects.label[object_free], minlength=background)
     return matrix
-
-
-def free_objects(detections: Detections, matches: Matches, rows: np.ndarray) -> np.ndarray:
-    """Return which objects are matched by none of some detections.
-
-    Args:
-        detections: the D detections of all images.
-        matches: their matches.
-        rows: (D,) bool, the detections that count.
-
-    Returns:
-        (G,) bool; False for crowds.
-    """
-    objects = detections.objects
-    return ~objects.crowd & ~np.isin(objects.annotation, matches.target[rows])

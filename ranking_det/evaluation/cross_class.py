@@ -1,6 +1,6 @@
 """IoU of detections and objects of other classes, which AP does not need.
 
-Confusion of classes and the kinds of errors do. The IoUs of own classes are in
+Confusion of classes and the kinds of errors do. The IoUs within classes are in
 :class:`ranking_det.evaluation.matching.Detections`.
 """
 

@@ -137,10 +137,10 @@ def _error_kinds(
 ) -> list[dict[str, Any]]:
     """Return the number of errors of each kind and the AP they cost, of all classes and of each."""
     errors = error_kinds.classify_errors(detections, matches, cross_class)
-    ap50, mended = error_kinds.mended_ap(detections, matches, errors)
+    ap50, corrected = error_kinds.oracle_ap(detections, matches, errors)
     counts = error_kinds.count_errors(detections, errors)
     rows = [{"AP50": 100 * _mean(ap50)}, *({"AP50": 100 * float(ap)} for ap in ap50)]
-    for kind, values in mended.items():
+    for kind, values in corrected.items():
         gains = [_mean(values) - _mean(ap50), *(values - ap50).tolist()]
         totals = [int(counts[kind].sum()), *counts[kind].tolist()]
         for row, count, gain in zip(rows, totals, gains, strict=True):

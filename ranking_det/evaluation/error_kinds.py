@@ -10,11 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ranking_det.evaluation.confusion import free_objects
-from ranking_det.evaluation.matching import Detections, Matches, Overlaps
+from ranking_det.evaluation.matching import Detections, Matches, Overlaps, free_objects
 from ranking_det.evaluation.precision_recall import ranking_ap
 
-FALSE_POSITIVES = ("classification", "localization", "both", "duplicate", "background")
+FALSE_POSITIVE_KINDS = ("classification", "localization", "both", "duplicate", "background")
 """The kinds of false positives; a :class:`ErrorKinds` has their index."""
 
 MISSED = "missed"
@@ -29,7 +28,7 @@ class ErrorKinds(NamedTuple):
     """The errors of D detections of G objects.
 
     Attributes:
-        kind: (D,) int64, index into :data:`FALSE_POSITIVES`; -1 for true positives and for ignored
+        kind: (D,) int64, index into :data:`FALSE_POSITIVE_KINDS`; -1 for true positives and ignored
             detections.
         target: (D,) int64, index of the object that a detection of the wrong class or with the
             wrong location is at; -1 for all others.
@@ -65,24 +64,27 @@ def classify_errors(detections: Detections, matches: Matches, cross_class: Overl
         The kinds of the false positives, and the missed objects.
     """
     counted = ~detections.objects.crowd[detections.overlaps.target]
-    own_class = Overlaps(*(column[counted] for column in detections.overlaps))
+    same_class = Overlaps(*(column[counted] for column in detections.overlaps))
     number = len(detections.score)
-    own_target, own_iou = _best(own_class, number)
-    other_target, other_iou = _best(cross_class, number)
+    same_class_target, same_class_iou = _best(same_class, number)
+    other_class_target, other_class_iou = _best(cross_class, number)
     false = ~matches.ignored & (matches.iou == 0)
-    near = (own_iou >= BACKGROUND_IOU) & (own_iou <= MIN_IOU)
+    near = (same_class_iou >= BACKGROUND_IOU) & (same_class_iou <= MIN_IOU)
     conditions = {
         "localization": near,
-        "classification": other_iou >= MIN_IOU,
-        "duplicate": own_iou >= MIN_IOU,
-        "background": np.maximum(own_iou, other_iou) <= BACKGROUND_IOU,
+        "classification": other_class_iou >= MIN_IOU,
+        "duplicate": same_class_iou >= MIN_IOU,
+        "background": np.maximum(same_class_iou, other_class_iou) <= BACKGROUND_IOU,
         "both": np.ones(number, bool),
     }
     kind, target = np.full(number, -1), np.full(number, -1)
     for name, holds in conditions.items():
-        kind[false & holds & (kind < 0)] = FALSE_POSITIVES.index(name)
-    for name, targets in (("localization", own_target), ("classification", other_target)):
-        rows = kind == FALSE_POSITIVES.index(name)
+        kind[false & holds & (kind < 0)] = FALSE_POSITIVE_KINDS.index(name)
+    for name, targets in (
+        ("localization", same_class_target),
+        ("classification", other_class_target),
+    ):
+        rows = kind == FALSE_POSITIVE_KINDS.index(name)
         target[rows] = targets[rows]
     missed = free_objects(detections, matches, matches.iou > 0)
     missed[target[target >= 0]] = False
@@ -102,22 +104,23 @@ def count_errors(detections: Detections, errors: ErrorKinds) -> dict[str, np.nda
     number = detections.num_classes
     counts = {
         name: np.bincount(detections.label[errors.kind == index], minlength=number)
-        for index, name in enumerate(FALSE_POSITIVES)
+        for index, name in enumerate(FALSE_POSITIVE_KINDS)
     }
     missed = detections.objects.label[errors.missed]
     return {**counts, MISSED: np.bincount(missed, minlength=number)}
 
 
-def mended_ap(
+def oracle_ap(
     detections: Detections, matches: Matches, errors: ErrorKinds
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Compute AP50, and what it would be if all errors of one kind were mended.
+    """Compute AP50, and what it would be without the errors of one kind: TIDE's oracles.
 
     A detection of the wrong class gets the class of its object, one with the wrong location the
     location of its object. It is removed if the object is matched already, or is that of such a
-    detection with a higher score. Other false positives are removed. Missed objects no longer
-    count, so that the AP of a class that has no others is undefined then. The differences from AP50
-    do not sum to 1 - AP50, because each kind is mended without the others.
+    detection with a higher score. Unlike the paper, the match stays even if its score is lower than
+    that of the corrected detection, as in TIDE's program. Other false positives are removed. Missed
+    objects no longer count, so that the AP of a class that has no others is undefined then. The
+    differences from AP50 do not sum to 1 - AP50, because each kind is corrected without the others.
 
     Args:
         detections: the detections of all images.
@@ -126,15 +129,14 @@ def mended_ap(
 
     Returns:
         (K,) AP50 of the classes in [0, 1], NaN without objects; and by kind of error, the same with
-        this kind mended.
+        this kind corrected.
     """
     objects, counted = detections.objects, ~matches.ignored
     true = counted & (matches.iou > 0)
     free = free_objects(detections, matches, true)
-
     total = matches.num_objects
-    mended = {}
-    for index, name in enumerate(FALSE_POSITIVES):
+    corrected = {}
+    for index, name in enumerate(FALSE_POSITIVE_KINDS):
         error = errors.kind == index
         # The other kinds have no targets.
         rows = np.flatnonzero(error & (errors.target >= 0))
@@ -145,11 +147,11 @@ def mended_ap(
         label, hit, remaining = detections.label.copy(), true.copy(), counted & ~error
         label[rows] = objects.label[errors.target[rows]]
         hit[rows] = remaining[rows] = True
-        mended[name] = _ap_of_classes(detections.score, label, hit, remaining, total)
+        corrected[name] = _ap_of_classes(detections.score, label, hit, remaining, total)
     left = total - count_errors(detections, errors)[MISSED]
     unchanged = (detections.score, detections.label, true, counted)
-    mended[MISSED] = _ap_of_classes(*unchanged, left)
-    return _ap_of_classes(*unchanged, total), mended
+    corrected[MISSED] = _ap_of_classes(*unchanged, left)
+    return _ap_of_classes(*unchanged, total), corrected
 
 
 def _best(overlaps: Overlaps, number: int) -> tuple[np.ndarray, np.ndarray]:

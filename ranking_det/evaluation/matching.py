@@ -227,6 +227,21 @@ def counted_rows(detections: Detections, matches: Matches, label: int | None = N
     return np.flatnonzero(~matches.ignored[start:end]) + start
 
 
+def free_objects(detections: Detections, matches: Matches, rows: np.ndarray) -> np.ndarray:
+    """Return which objects are matched by none of some detections.
+
+    Args:
+        detections: the D detections of all images.
+        matches: their matches.
+        rows: (D,) bool, the detections that count.
+
+    Returns:
+        (G,) bool; False for crowds.
+    """
+    objects = detections.objects
+    return ~objects.crowd & ~np.isin(objects.annotation, matches.target[rows])
+
+
 def match_greedily(
     detections: Sequence[int],
     targets: Sequence[int],

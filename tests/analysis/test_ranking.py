@@ -146,6 +146,20 @@ def test_a_score_threshold_selects_the_detections_that_count(files, capsys):
     assert "--score-threshold: expected a finite number, got nan" in capsys.readouterr().err
 
 
+def test_all_numbers_of_one_image_with_one_class_are_written(files):
+    content = json.loads(Path(files["--ground-truth"]).read_text())
+    content |= {"images": content["images"][:1], "categories": [{"id": A, "name": "rare"}]}
+    content["annotations"] = content["annotations"][:1]
+    write(Path(files["--ground-truth"]), content)
+    write(Path(files["--results"]), [result(1, A, BOX, 0.8)])
+    assert run(files, "detections") == 0
+    numbers = read_strictly(files["--output"])
+    assert numbers["overall"]["AP"] == numbers["classes"]["rare"]["AP"] == pytest.approx(100)
+    assert numbers["classes"]["rare"]["oLRP"] == 0
+    assert numbers["overall"]["pooledAP"] == pytest.approx(100)
+    assert numbers["confusion_matrix"]["counts"] == [[1, 0], [0, 0]]
+
+
 def test_all_numbers_of_an_empty_file_are_defined(files):
     write(Path(files["--results"]), [])
     assert run(files, "detections") == 0

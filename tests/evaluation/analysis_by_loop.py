@@ -40,24 +40,30 @@ def match_all(content, results, iou_type, rules, min_iou=0.5):
 def match_one(row, annotations, taken, iou_type, min_iou):
     """Return a detection, and whether it is ignored if it is unmatched.
 
-    A detection has its score, class, ``target`` (a matched object or None), its IoU with ``own``,
-    the best object of its class, and with ``other``, the best one of another class.
+    A detection has its score, class, ``target`` (a matched object or None), and its IoUs with the
+    best objects of its class and of other classes, ``same_class`` and ``other_class``.
     """
     detection = {"score": row["score"], "label": row["category_id"], "target": None, "iou": 0}
-    detection |= {"own": None, "own_iou": 0, "other": None, "other_iou": 0, "overlaps": []}
+    detection |= {
+        "same_class": None,
+        "same_class_iou": 0,
+        "other_class": None,
+        "other_class_iou": 0,
+        "overlaps": [],
+    }
     in_crowd = False
     for annotation in annotations:
         iou = region_iou(row, annotation, iou_type)
-        is_own = annotation["category_id"] == row["category_id"]
+        is_same_class = annotation["category_id"] == row["category_id"]
         if annotation.get("iscrowd"):
-            in_crowd |= is_own and iou >= min_iou
+            in_crowd |= is_same_class and iou >= min_iou
             continue
-        kind = "own" if is_own else "other"
+        kind = "same_class" if is_same_class else "other_class"
         if iou > 0 and iou >= detection[f"{kind}_iou"]:
             detection[kind], detection[f"{kind}_iou"] = annotation, iou
-        if is_own and annotation not in taken and iou >= max(min_iou, detection["iou"]):
+        if is_same_class and annotation not in taken and iou >= max(min_iou, detection["iou"]):
             detection["target"], detection["iou"] = annotation, iou
-        if not is_own:
+        if not is_same_class:
             detection["overlaps"].append((iou, annotation))
     return detection, in_crowd
 
@@ -153,25 +159,25 @@ def error_of(detection):
     """Return TIDE's kind of a detection, None for a true positive, and the object it is at."""
     if detection["target"] is not None:
         return None, None
-    own, other = detection["own_iou"], detection["other_iou"]
-    if 0.1 <= own <= 0.5:
-        return "localization", detection["own"]
+    same, other = detection["same_class_iou"], detection["other_class_iou"]
+    if 0.1 <= same <= 0.5:
+        return "localization", detection["same_class"]
     if other >= 0.5:
-        return "classification", detection["other"]
-    if own >= 0.5:
+        return "classification", detection["other_class"]
+    if same >= 0.5:
         return "duplicate", None
-    return ("background" if max(own, other) <= 0.1 else "both"), None
+    return ("background" if max(same, other) <= 0.1 else "both"), None
 
 
 def errors_by_loop(detections, objects, categories):
-    """Return AP50 by class, and by kind the counts and the AP50 with this kind mended, by class."""
+    """Return AP50 by class, and by kind the counts and the AP50 without these errors, by class."""
     kinds = [error_of(d) for d in detections]
     matched = [d["target"] for d in detections if d["target"] is not None]
     covered = [target for _, target in kinds if target is not None]
     missed = [o for o in objects if o not in matched and o not in covered]
     triples = [(d["score"], d["target"] is not None, d["label"]) for d in detections]
     base = ap_of_classes(triples, objects, categories)
-    counts, mended = {}, {}
+    counts, corrected = {}, {}
     for name in ("classification", "localization", "both", "duplicate", "background"):
         errors = [d for d, (kind, _) in zip(detections, kinds) if kind == name]
         counts[name] = {c: sum(d["label"] == c for d in errors) for c in categories}
@@ -187,8 +193,8 @@ def errors_by_loop(detections, objects, categories):
                 rows.append(triple)
             elif target is not None and best_of.get(target["id"]) is d:
                 rows.append((d["score"], True, target["category_id"]))
-        mended[name] = ap_of_classes(rows, objects, categories)
+        corrected[name] = ap_of_classes(rows, objects, categories)
     counts["missed"] = {c: sum(o["category_id"] == c for o in missed) for c in categories}
     left = [o for o in objects if o not in missed]
-    mended["missed"] = ap_of_classes(triples, left, categories)
-    return base, counts, mended
+    corrected["missed"] = ap_of_classes(triples, left, categories)
+    return base, counts, corrected

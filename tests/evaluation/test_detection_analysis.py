@@ -10,10 +10,14 @@ from ranking_det.evaluation import cross_class
 from ranking_det.evaluation.confusion import confusion_matrix
 from ranking_det.evaluation.correlation import correlate
 from ranking_det.evaluation.detection_analysis import analyze_detections
-from ranking_det.evaluation.error_kinds import classify_errors
+from ranking_det.evaluation.error_kinds import (
+    BACKGROUND_IOU,
+    FALSE_POSITIVE_KINDS,
+    classify_errors,
+)
 from ranking_det.evaluation.ground_truth import fill_masks
 from ranking_det.evaluation.matching import match
-from ranking_det.evaluation.metrics import evaluate_detections
+from ranking_det.evaluation.metrics import average_precision, evaluate_detections, without_nan
 from ranking_det.evaluation.precision_recall import (
     best_f1_threshold,
     operating_point,
@@ -62,13 +66,13 @@ def test_all_numbers_equal_loops_over_their_definitions(rules, iou_type):
     detections, objects = by_loop.match_all(content, results, iou_type, rules)
     categories = sorted(NAMES)
     groups = [("overall", categories), *((NAMES[c], [c]) for c in categories)]
-    base, counts, mended = by_loop.errors_by_loop(detections, objects, categories)
+    base, counts, corrected = by_loop.errors_by_loop(detections, objects, categories)
     assert all(sum(count.values()) for count in counts.values())  # each kind occurs
     for name, labels in groups:
         group = numbers["overall"] if name == "overall" else numbers["classes"][name]
         rows = [d for d in detections if d["label"] in labels]
         count = sum(o["category_id"] in labels for o in objects)
-        pairs = [(d["score"], d["own_iou"]) for d in rows if d["own_iou"] > 0.5]
+        pairs = [(d["score"], d["same_class_iou"]) for d in rows if d["same_class_iou"] > 0.5]
         correlation = tuple(group["correlation"].values())
         assert correlation == approx(by_loop.correlation_by_loop(pairs))
         point = tuple(group["at_threshold"].values())
@@ -81,7 +85,7 @@ def test_all_numbers_equal_loops_over_their_definitions(rules, iou_type):
         assert errors["AP50"] == approx(100 * mean([base[c] for c in labels]))
         for kind, of_class in counts.items():
             assert errors[kind]["count"] == sum(of_class[c] for c in labels)
-            gain = mean([mended[kind][c] for c in labels]) - mean([base[c] for c in labels])
+            gain = mean([corrected[kind][c] for c in labels]) - mean([base[c] for c in labels])
             assert errors[kind]["AP"] == approx(100 * gain)
     assert numbers["overall"]["errors"]["AP50"] == approx(numbers["overall"]["AP50"])
     matrix = by_loop.confusion_by_loop(detections, objects, categories, 0.45)
@@ -200,9 +204,57 @@ def test_one_image_shows_each_kind_of_error():
     assert errors["AP50"] == pytest.approx(100 / 3)
 
 
-def test_a_mended_detection_is_removed_if_its_object_is_detected_twice():
+def correct(content, results, detections, errors, index):
+    """Return the results with the errors of a kind corrected."""
+    objects, rows = detections.objects, np.flatnonzero(errors.kind == index)
+    targets = match(detections).target
+    best = {}
+    for i in rows[errors.target[rows] >= 0]:
+        annotation = objects.annotation[errors.target[i]]
+        is_better = detections.score[i] > detections.score[best.get(annotation, i)]
+        if annotation not in targets and (annotation not in best or is_better):
+            best[annotation] = i
+    removed = set(detections.result[rows])
+    corrected = [row for position, row in enumerate(results) if position not in removed]
+    for annotation, i in best.items():
+        new = {key: content["annotations"][annotation][key] for key in ("bbox", "category_id")}
+        corrected.append(results[detections.result[i]] | new)
+    return corrected
+
+
+@pytest.mark.parametrize("rules", ["coco", "lvis"])
+def test_a_kind_of_error_costs_what_ap50_gains_if_the_files_are_corrected(rules):
+    content, results = confused_set(7)
+    ranks = np.random.default_rng(7).permutation(len(results))
+    results = [row | {"score": 1 / (2 + rank)} for row, rank in zip(results, ranks.tolist())]
+    content = prepare(content, rules)
+    evaluation = evaluate_detections(content, results, "bbox", rules=rules)
+    detections = evaluation.detections
+    overlaps = cross_class.cross_class_overlaps(
+        content, results, detections, "bbox", min_iou=BACKGROUND_IOU
+    )
+    errors = classify_errors(detections, match(detections), overlaps)
+    numbers = analyze_detections(evaluation, content, results, "bbox")["overall"]
+    for index, kind in enumerate(FALSE_POSITIVE_KINDS):
+        corrected = correct(content, results, detections, errors, index)
+        ap50 = average_precision(content, corrected, "bbox", rules=rules)["AP50"]
+        assert numbers["errors"][kind]["AP"] == approx(ap50 - numbers["AP50"]), kind
+    missed = set(detections.objects.annotation[errors.missed])
+    rest = [a for i, a in enumerate(content["annotations"]) if i not in missed]
+    # By LVIS's rules, the classes of removed objects stay annotated.
+    images = copy.deepcopy(content["images"])
+    for i in missed:
+        annotation = content["annotations"][i]
+        images[annotation["image_id"] - 1]["neg_category_ids"].append(annotation["category_id"])
+    content |= {"annotations": rest, "images": images}
+    ap50 = average_precision(content, results, "bbox", rules=rules)["AP50"]
+    assert numbers["errors"]["missed"]["AP"] == approx(ap50 - numbers["AP50"])
+
+
+def test_a_corrected_detection_is_removed_if_its_object_is_detected_twice():
     content = ground_truth((1, A, BOX), (1, B, SECOND_BOX))
-    rows = [result(1, B, BOX, 0.9), result(1, A, BOX, 0.5)]  # BOX is detected, with a lower score
+    # BOX is detected, with a score below that of the wrong class and that of a false positive.
+    rows = [result(1, B, BOX, 0.9), result(1, A, BOX, 0.5), result(1, A, FAR, 0.7)]
     errors = analyze(content, rows)["overall"]["errors"]
     assert errors["classification"] == {"count": 1, "AP": 0}
     rows = [result(1, B, BOX, 0.9), result(1, C, BOX, 0.5)]
@@ -216,7 +268,9 @@ def test_an_iou_at_a_limit_belongs_to_the_kind_that_is_tested_first():
     content = ground_truth((1, A, BOX), (1, B, [100, 100, 40, 40]))
     rows = [result(1, A, BOX, 0.9), result(1, A, [10, 10, 40, 20], 0.8)]
     rows.append(result(1, A, [100, 100, 40, 4], 0.7))
-    errors = analyze(content, rows)["overall"]["errors"]
+    numbers = analyze(content, rows)["overall"]
+    assert numbers["correlation"]["count"] == 1  # IoUs above .5
+    errors = numbers["errors"]
     counts = {kind: errors[kind]["count"] for kind in errors if kind != "AP50"}
     assert counts == {"localization": 1, "background": 1, "missed": 1} | dict.fromkeys(
         ("classification", "duplicate", "both"), 0
@@ -288,6 +342,26 @@ def test_the_block_size_does_not_change_the_overlaps(monkeypatch):
     for name in ("confusion_matrix", "score_threshold"):
         assert numbers[name] == expected[name]
     assert numbers["overall"]["errors"] == expected["overall"]["errors"]
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_ids_of_images_and_categories_may_be_text(iou_type):
+    content, results = confused_set(6)
+    expected = analyze(content, results, iou_type)
+    for key in ("neg_category_ids", "not_exhaustive_category_ids"):
+        for image in content["images"]:
+            del image[key]
+    for entry in content["images"]:
+        entry["id"] = f"image {entry['id']:02}"
+    content["categories"].sort(key=lambda category: category["id"])
+    for entry in content["categories"]:
+        entry["id"] = f"category {entry['id']}"
+    for entry in content["annotations"] + results:
+        entry["image_id"] = f"image {entry['image_id']:02}"
+        entry["category_id"] = f"category {entry['category_id']}"
+    numbers = analyze(content, results, iou_type)
+    for name in ("score_threshold", "overall", "confusion_matrix"):
+        assert without_nan(numbers[name]) == without_nan(expected[name]), name
 
 
 def test_masks_may_be_polygons_or_uncompressed_or_compressed_rle():
