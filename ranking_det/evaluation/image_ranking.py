@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ranking_det.evaluation.confusion import free_objects
 from ranking_det.evaluation.cross_class import cross_class_overlaps
-from ranking_det.evaluation.error_kinds import BACKGROUND_IOU, FALSE_POSITIVES, classify_errors
-from ranking_det.evaluation.matching import Detections, Matches, counted_rows, match
+from ranking_det.evaluation.error_kinds import BACKGROUND_IOU, FALSE_POSITIVE_KINDS, classify_errors
+from ranking_det.evaluation.matching import Detections, Matches, counted_rows, free_objects, match
 from ranking_det.evaluation.metrics import FIELDS, Rules, evaluate_detections
 
 MAX_OBJECTS, MAX_FALSE = 4, 5
@@ -189,7 +188,7 @@ def describe_ranking(
         "false_positives": [
             {
                 **scored(row),
-                "kind": FALSE_POSITIVES[kinds[row]],
+                "kind": FALSE_POSITIVE_KINDS[kinds[row]],
                 field: results[detections.result[row]][field],
             }
             for row in false[:MAX_FALSE]
