@@ -185,11 +185,6 @@ def no_picture(name, title, plot, numbers, size=None):
     return detection_page.DetectionFigure(name, title, b"", numbers)
 
 
-def test_figures_of_undefined_numbers_are_drawn(tmp_path):
-    assert report(tmp_path, coco(*OBJECTS), {"a": []}) == 0
-    assert len(list((tmp_path / "out" / "report_pictures").glob("*.png"))) >= 12
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
