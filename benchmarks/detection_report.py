@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Make the picture of a report on detections: ``python -m benchmarks.detection_report``.
 
-Trains RetinaNet with ATSS, once with focal loss and once with Rank & Sort Loss, by the quick configs
-(each takes about a minute on two CPU cores; skipped if its results exist), compares them with
+Trains RetinaNet with ATSS, once with focal loss and once with Rank & Sort Loss, by the quick
+configs (about a minute each on two CPU cores; skipped if there is a model), compares them with
 ``python -m ranking_det.analysis report``, and takes pictures of the page with Chromium.
 """
 
@@ -59,8 +59,7 @@ def take_picture(anchor: str, height: int) -> Image.Image:
 
 def main() -> None:
     """Train, write the report, and write its pictures to ``benchmarks/results``."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.parse_args()
+    argparse.ArgumentParser(description=__doc__).parse_args()
     if shutil.which("chromium") is None:
         sys.exit("chromium is not installed")
     for name in METHODS.values():
