@@ -248,7 +248,7 @@ def plot_bars(axis: Axes, numbers: Mapping[str, Any]) -> None:
             axis.text(max(value or 0, 0), position, text, va="center", fontsize=8)
     axis.set_yticks(range(len(groups)), [group.replace(", ", ",\n") for group in groups])
     axis.set(xlabel=numbers["x"], ylim=(len(groups) - 0.5, -0.5))
-    axis.set_xlim(min([0, *values]), 1.18 * max([0, *values]) or 1)
+    axis.set_xlim(min([0, *values]), 1.3 * max([0, *values]) or 1)
     axis.grid(False, axis="y")
     _legend(axis)
 

@@ -273,7 +273,7 @@ def _pairs(pairs: Report) -> list[DetectionFigure]:
         of_head = {name: content[head] for name, content in pairs.items() if head in content}
         numbers = {
             "head": head,
-            "x": "reverse pairs / all pairs (0 is a perfect ranking)",
+            "x": "reverse pairs / all pairs",
             "digits": 4,
             "groups": list(PAIR_KINDS),
             "bars": {

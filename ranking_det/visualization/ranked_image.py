@@ -88,18 +88,21 @@ def _outline(
     if "segmentation" in entry:
         width, height = (int(side) for side in size)
         pixels = GenericMask(entry["segmentation"], height, width).mask
+        if min(pixels.shape) < 2 or not pixels.any():  # an empty mask has no outline
+            return
         grid = np.arange(pixels.shape[1]) + 0.5, np.arange(pixels.shape[0]) + 0.5
         lines = {"colors": color, "linestyles": dashes, "linewidths": 2}
         axis.contour(*grid, pixels, levels=[0.5], **lines).set(path_effects=halo)
-        rows, columns = (np.flatnonzero(pixels.any(axis=axis)) for axis in (1, 0))
-        left, top, bottom = float(columns[0]), float(rows[0]), float(rows[-1])
+        rows = np.flatnonzero(pixels.any(axis=1))
+        top, bottom = float(rows[0]), float(rows[-1])
+        left = float(pixels[rows[0 if color == FALSE else -1]].argmax())
     else:
         left, top, width, height = entry["bbox"]
         bottom = top + height
         frame = Rectangle((left, top), width, height, fill=False, **style)
         axis.add_patch(frame).set(path_effects=halo)
-    # Labels of false positives are above the box and those of objects below it, so that they do
-    # not cover small objects, or each other where two boxes are the same.
+    # Labels of false positives are above the outline and those of objects below it, so that they
+    # do not cover small objects, or each other where two outlines are the same.
     margin = 0.05 * size[1]
     if color == FALSE:
         y, vertical = (top, "bottom") if top > margin else (max(top, 0), "top")
