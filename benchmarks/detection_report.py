@@ -22,10 +22,10 @@ ROOT = Path(__file__).parents[1]
 METHODS = {"focal loss": "retinanet_atss_focal", "Rank & Sort": "retinanet_atss_rs"}
 RUNS, REPORT = "output/shapes/quick", "output/shapes/report"
 
-WIDTH, PARTS = 1280, {"": 1860, "#images": 900}
-"""Width of the page, and the heights of the pictures of its top and of its images, in pixels."""
+WIDTH, HEIGHTS = 1280, (1810, 1010)
+"""Width of the page, and heights of the pictures of its top and of its images, in pixels."""
 
-SCALE, COLORS = 0.7, 128
+SCALE, COLORS = 0.7, 256
 
 
 def train(name: str) -> None:
@@ -45,16 +45,16 @@ def write_report() -> None:
     subprocess.run([sys.executable, "-m", "ranking_det.analysis", "report", *words], check=True)
 
 
-def take_picture(anchor: str, height: int) -> Image.Image:
-    """Open the page in Chromium, at an anchor, and return the picture of its window."""
+def take_picture(page: str, height: int) -> Image.Image:
+    """Open a page in Chromium and return the picture of its window."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "page.png")
+        path, picture = Path(folder, "page.html"), Path(folder, "page.png")
+        path.write_text(page)
         words = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
         words += [f"--user-data-dir={folder}/profile", "--blink-settings=preferredColorScheme=1"]
-        words += [f"--window-size={WIDTH},{height}", f"--screenshot={path}"]
-        url = Path(REPORT, "report.html").resolve().as_uri() + anchor
-        subprocess.run([*words, url], check=True, capture_output=True)
-        return Image.open(io.BytesIO(path.read_bytes())).convert("RGB")
+        words += [f"--window-size={WIDTH},{height}", f"--screenshot={picture}"]
+        subprocess.run([*words, path.as_uri()], check=True, capture_output=True)
+        return Image.open(io.BytesIO(picture.read_bytes())).convert("RGB")
 
 
 def main() -> None:
@@ -65,7 +65,11 @@ def main() -> None:
     for name in METHODS.values():
         train(name)
     write_report()
-    parts = [take_picture(anchor, height) for anchor, height in PARTS.items()]
+    page = Path(REPORT, "report.html").read_text()
+    images = page[: page.index("<h1>")] + page[page.index('<h2 id="images">') :]
+    parts = [
+        take_picture(text, height) for text, height in zip((page, images), HEIGHTS, strict=True)
+    ]
     picture = Image.new("RGB", (WIDTH, sum(part.height for part in parts)))
     top = 0
     for part in parts:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from tqdm import tqdm
 
 from ranking_det.analysis.ranking import read_truth
@@ -90,15 +89,12 @@ def write_detection_report(args: argparse.Namespace) -> list[str]:
     results = {
         name: read_results(path, truth.content, args.iou_type) for name, path in paths.items()
     }
-    limits = score_range(
-        [np.array([row["score"] for row in rows], np.float64) for rows in results.values()]
-    )
     numbers, errors = {}, []
     # One step for each detector and two for the drawings: each takes seconds on a large data set.
     with tqdm(total=len(results) + 2, desc="report", leave=False) as bar:
         for name, rows in results.items():
             bar.set_description(name)
-            numbers[name], of_images = _analyze(truth, rows, limits)
+            numbers[name], of_images = _analyze(truth, rows)
             numbers[name]["results"] = paths[name]
             errors.append(of_images)
             bar.update()
@@ -224,9 +220,7 @@ def _find_images(folder: str, images: Sequence[dict[str, Any]]) -> ImageFinder:
     return finder
 
 
-def _analyze(
-    truth: _Truth, results: Results, limits: tuple[float, float]
-) -> tuple[dict[str, Any], ImageErrors]:
+def _analyze(truth: _Truth, results: Results) -> tuple[dict[str, Any], ImageErrors]:
     """Return all numbers about the detections of a detector, and the ranking errors of images."""
     content, num_images = truth.content, len(truth.content["images"])
     evaluation = evaluate_detections(content, results, truth.iou_type, rules=truth.rules)
@@ -234,7 +228,7 @@ def _analyze(
     matches = match(detections)
     image = image_index([results[i] for i in detections.result], content)
     annotations = [content["annotations"][i] for i in detections.objects.annotation]
-    half = image_halves(num_images)
+    half, limits = image_halves(num_images), score_range(detections.score)
     numbers = {
         "detections": len(results),
         **analyze_detections(evaluation, content, results, truth.iou_type),

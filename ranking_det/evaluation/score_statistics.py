@@ -20,15 +20,17 @@ NUM_THRESHOLDS = 41
 """Number of thresholds at which metrics are computed, equally spaced over the scores."""
 
 
-def score_range(scores: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Return the range of the scores: 0 to 1, or more if there are others.
+def score_range(scores: np.ndarray) -> tuple[float, float]:
+    """Return the range from 0, or the lowest score below it, to the highest score.
 
     Args:
-        scores: the scores of each detector.
+        scores: (D,) scores of a detector. Those of another one may have another scale.
+
+    Returns:
+        The limits, which differ.
     """
-    ends = [(values.min(), values.max()) for values in scores if len(values)]
-    low, high = (zip(*ends, strict=True)) if ends else ((0,), (1,))
-    return float(min(0, *low)), float(max(1, *high))
+    low, high = (float(end) for end in (scores.min(initial=0), scores.max(initial=-np.inf)))
+    return low, high if high > low else low + 1
 
 
 def score_histogram(

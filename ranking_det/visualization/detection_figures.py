@@ -17,7 +17,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from ranking_det.visualization.detections import PLAIN
 
@@ -250,6 +250,7 @@ def plot_bars(axis: Axes, numbers: Mapping[str, Any]) -> None:
     axis.set(xlabel=numbers["x"], ylim=(len(groups) - 0.5, -0.5))
     axis.set_xlim(min([0, *values]), 1.3 * max([0, *values]) or 1)
     axis.grid(False, axis="y")
+    axis.xaxis.set_major_locator(MaxNLocator(4))
     _legend(axis)
 
 

@@ -140,7 +140,7 @@ def make_cells(row: Row, numbers: Sequence[Mapping[str, Any]]) -> list[Cell]:
         numbers: the numbers of each detector.
 
     Returns:
-        A cell for each; none of them is the best if all are equal.
+        A cell for each; none of them is the best if all defined numbers look equal.
     """
     values = [_value(entry, row.key) for entry in numbers]
     texts = ["–" if value is None else f"{value:,.{row.digits}f}" for value in values]
@@ -151,9 +151,8 @@ def make_cells(row: Row, numbers: Sequence[Mapping[str, Any]]) -> list[Cell]:
     ]
     # Numbers that look equal are equally good.
     best_texts = {text for text, is_best in zip(texts, best, strict=True) if is_best}
-    marked = [text in best_texts for text in texts]
-    if len(set(texts)) == 1:
-        marked = [False] * len(texts)
+    differ = len({text for text, value in zip(texts, values, strict=True) if value is not None}) > 1
+    marked = [differ and text in best_texts for text in texts]
     return [Cell(*cell) for cell in zip(texts, values, marked, strict=True)]
 
 

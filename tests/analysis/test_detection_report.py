@@ -227,6 +227,7 @@ def test_the_best_number_is_marked_unless_all_look_equal():
     assert best(Row("x", "", ("x",), -1, 1), numbers) == [False, False, False, True]
     assert best(Row("x", "", ("x",), 0, 1), numbers) == [False] * 4
     assert best(Row("x", "", ("x",)), numbers[:2]) == [False, False]
+    assert best(Row("x", "", ("x",)), numbers[2:]) == [False, False]
     assert [cell.text for cell in make_cells(Row("x", "", ("x",), 1, 2), numbers)] == [
         *("1.04", "1.00", "–", "0.50")
     ]

@@ -45,9 +45,10 @@ def test_histograms_count_each_detection_once(case):
     assert counts.shape == (20, 40) and counts.sum() >= true.sum()
 
 
-def test_the_range_of_the_scores_is_0_to_1_unless_a_score_is_outside():
-    assert score_range([np.array([0.2, 0.9]), np.array([])]) == (0, 1)
-    assert score_range([np.array([0.2, 0.9]), np.array([-3, 2.0])]) == (-3, 2)
+def test_the_range_of_the_scores_starts_at_0_and_is_never_empty():
+    assert score_range(np.array([0.2, 0.9])) == (0, 0.9)
+    assert score_range(np.array([-3, -2.0])) == (-3, -2)
+    assert score_range(np.array([])) == score_range(np.array([0.0])) == (0, 1)
 
 
 def test_the_mean_of_the_mean_precision_is_ap(case):
