@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 METHODS = {"focal loss": "retinanet_atss_focal", "Rank & Sort": "retinanet_atss_rs"}
 RUNS, REPORT = "output/shapes/quick", "output/shapes/report"
 
-WIDTH, HEIGHTS = 1280, (1810, 1010)
+WIDTH, HEIGHTS = 1280, (1840, 925)
 """Width of the page, and heights of the pictures of its top and of its images, in pixels."""
 
 SCALE, COLORS = 0.7, 256
@@ -57,14 +57,8 @@ def take_picture(page: str, height: int) -> Image.Image:
         return Image.open(io.BytesIO(picture.read_bytes())).convert("RGB")
 
 
-def main() -> None:
-    """Train, write the report, and write its pictures to ``benchmarks/results``."""
-    argparse.ArgumentParser(description=__doc__).parse_args()
-    if shutil.which("chromium") is None:
-        sys.exit("chromium is not installed")
-    for name in METHODS.values():
-        train(name)
-    write_report()
+def draw_picture() -> None:
+    """Write the picture of the top of the page and of its first image."""
     page = Path(REPORT, "report.html").read_text()
     images = page[: page.index("<h1>")] + page[page.index('<h2 id="images">') :]
     parts = [
@@ -79,6 +73,17 @@ def main() -> None:
     small = picture.resize(size, Image.Resampling.LANCZOS)
     results = ROOT / "benchmarks" / "results"
     small.quantize(COLORS).save(results / "detection_report.png", optimize=True)
+
+
+def main() -> None:
+    """Train, write the report, and write its pictures to ``benchmarks/results``."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    if shutil.which("chromium") is None:
+        sys.exit("chromium is not installed")
+    for name in METHODS.values():
+        train(name)
+    write_report()
+    draw_picture()
 
 
 if __name__ == "__main__":

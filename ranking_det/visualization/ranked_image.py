@@ -108,7 +108,7 @@ def _outline(
         y, vertical = (top, "bottom") if top > margin else (max(top, 0), "top")
     else:
         y, vertical = (bottom, "top") if bottom < size[1] - margin else (size[1], "bottom")
-    x = min(max(left, 0), 0.97 * size[0])
+    x = min(max(left, 0.015 * size[0]), 0.97 * size[0])
     back = {"facecolor": color, "edgecolor": "black", "pad": 1.5, "linewidth": 0.7}
     options = {"ha": "left", "va": vertical, "fontsize": 11, "weight": "bold", "color": "black"}
     axis.text(x, y, label, bbox=back, zorder=5, **options)
