@@ -16,7 +16,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["ranking_det", "ranking_det.*"]),
-    package_data={"ranking_det.visualization": ["*.html"]},
+    package_data={"ranking_det.visualization": ["*.html", "*.js"]},
     python_requires=">=3.10",
     # Enough to use the losses, criteria and assigners in any detector.
     install_requires=["torch>=2.4", "numpy"],
@@ -31,7 +31,7 @@ setup(
             "faster-coco-eval>=1.8.0",  # the default evaluator for COCO and LVIS
             "opencv-python-headless",  # Detectron2's visualizer
             "matplotlib",  # training curves and drawings
-            "jinja2>=3.1",  # the HTML report on a data set
+            "jinja2>=3.1",  # the HTML reports
             "imagehash>=4.3",  # keeps copies of an image on one side of a split
             "scipy",  # correlation of score and IoU
             "scikit-learn",  # calibrates scores; the tests' reference for Gaussian mixtures

@@ -74,7 +74,7 @@ LAYERS = {
     "analysis": (
         {"files", "user_errors", "data", "data.coco_json", "data.formats", "data.images"}
         | {"modeling", "evaluation", "engine", "visualization", "library_warnings"},
-        TORCH | {"detectron2"},
+        TORCH | {"detectron2", "tqdm"},
     ),
     # The doctor's probes import these lazily, inside functions.
     "doctor": (

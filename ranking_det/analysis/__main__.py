@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 from ranking_det.analysis.data_report import write_report
+from ranking_det.analysis.detection_report import write_detection_report
 from ranking_det.analysis.imbalance import write_imbalance
 from ranking_det.analysis.pair_report import write_pairs
 from ranking_det.analysis.ranking import write_detection_numbers, write_lrp
@@ -56,6 +57,21 @@ example:
   {PROGRAM} detections --ground-truth datasets/shapes/annotations/instances_val.json \\
       --results output/shapes/retinanet_atss_rs/coco_instances_results.json \\
       --iou-type bbox --output detections.json
+"""
+REPORT_DESCRIPTION = """\
+Compare the detections of one or more detectors. Writes an HTML page (report.html) with AP, oLRP,
+precision-recall curves, scores, thresholds, errors, classes, and the images with the largest
+ranking errors; the same numbers as report.json; and the pictures with their numbers in
+report_pictures. The page needs no network.
+"""
+REPORT_EXAMPLE = f"""\
+example:
+  {PROGRAM} report --ground-truth datasets/shapes/annotations/instances_val.json \\
+      --results focal=output/shapes/retinanet_atss_focal/coco_instances_results.json \\
+                rs=output/shapes/retinanet_atss_rs/coco_instances_results.json \\
+      --metrics focal=output/shapes/retinanet_atss_focal/metrics.json \\
+                rs=output/shapes/retinanet_atss_rs/metrics.json \\
+      --images datasets/shapes/val --output output/report
 """
 FIT_DESCRIPTION = """\
 Fit scores: calibrators, which map the scores of each class to the IoU or the precision to expect,
@@ -109,14 +125,15 @@ example:
 def build_parser() -> argparse.ArgumentParser:
     """Build the argument parser, with a subcommand for each analysis."""
     examples = "\n".join(
-        (DATA_EXAMPLES, LRP_EXAMPLE, DETECTIONS_EXAMPLE, FIT_EXAMPLE, SWEEP_EXAMPLE)
-        + (PAIRS_EXAMPLE, IMBALANCE_EXAMPLE)
+        (DATA_EXAMPLES, LRP_EXAMPLE, DETECTIONS_EXAMPLE, REPORT_EXAMPLE, FIT_EXAMPLE)
+        + (SWEEP_EXAMPLE, PAIRS_EXAMPLE, IMBALANCE_EXAMPLE)
     )
     parser = argparse.ArgumentParser(PROGRAM, epilog=examples, formatter_class=LAYOUT)
     commands = parser.add_subparsers(dest="analysis", required=True)
     _add_data(commands)
     _add_olrp(commands)
     _add_detections(commands)
+    _add_report(commands)
     _add_fit(commands)
     _add_sweep(commands)
     _add_pairs(commands)
@@ -166,6 +183,27 @@ def _add_detections(commands: Any) -> None:
     meaning = "minimum score of the detections that precision, recall, F1 and the confusion matrix "
     meaning += "count (default: the one with the highest F1 of all classes together)"
     command.add_argument("--score-threshold", type=float, metavar="T", help=meaning)
+
+
+def _add_report(commands: Any) -> None:
+    text = {"description": REPORT_DESCRIPTION, "epilog": REPORT_EXAMPLE, "formatter_class": LAYOUT}
+    command = commands.add_parser("report", help="compare detectors on an HTML page", **text)
+    command.set_defaults(write=lambda args, _: write_detection_report(args))
+    meaning = "annotation file in COCO's or LVIS's format"
+    command.add_argument("--ground-truth", required=True, metavar="FILE", help=meaning)
+    for flag, meaning in (
+        ("--results", "detections of each detector in COCO's result format, or predictions.json"),
+        ("--metrics", "metrics.json of their training runs, for the training curves"),
+        ("--pairs", "reverse pairs of their models, as `analysis pairs` writes them"),
+    ):
+        needed = {"required": True} if flag == "--results" else {"default": []}
+        command.add_argument(flag, nargs="+", metavar="NAME=FILE", help=meaning, **needed)
+    meaning = "compare boxes (bbox) or masks (segm) (default: bbox)"
+    command.add_argument("--iou-type", default="bbox", choices=list(FIELDS), help=meaning)
+    meaning = "folder of the images, to draw detections over them"
+    command.add_argument("--images", metavar="FOLDER", help=meaning)
+    meaning = "folder to write to; a report from an earlier run is replaced"
+    command.add_argument("--output", required=True, metavar="FOLDER", help=meaning)
 
 
 def _add_files(command: argparse.ArgumentParser) -> None:

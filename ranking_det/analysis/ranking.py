@@ -100,12 +100,29 @@ def read_files(
     Raises:
         UserError: a file cannot be read, or its content is faulty.
     """
-    ground_truth, notes = read_ground_truth(ground_truth_path, None, iou_type)
-    rules: Rules = "lvis" if is_lvis(ground_truth["images"]) else "coco"
-    check_library("faster-coco-eval", lvis=rules == "lvis")
+    ground_truth, rules, notes = read_truth(ground_truth_path, iou_type)
     results = read_results(results_path, ground_truth, iou_type)
     description = f"{ground_truth_path}: {describe(ground_truth)}"
     return ground_truth, rules, results, [description, *notes, f"{len(results):,} results"]
+
+
+def read_truth(path: str, iou_type: str) -> tuple[dict[str, Any], Rules, tuple[str, ...]]:
+    """Read and check an annotation file.
+
+    Args:
+        path: the file.
+        iou_type: "bbox" or "segm".
+
+    Returns:
+        The ground truth, its rules, and a line for each kind of annotation problem.
+
+    Raises:
+        UserError: the file cannot be read, or its content is faulty.
+    """
+    ground_truth, notes = read_ground_truth(path, None, iou_type)
+    rules: Rules = "lvis" if is_lvis(ground_truth["images"]) else "coco"
+    check_library("faster-coco-eval", lvis=rules == "lvis")
+    return ground_truth, rules, notes
 
 
 def _table(numbers: Mapping[str, Any]) -> list[str]:

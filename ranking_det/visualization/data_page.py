@@ -1,20 +1,18 @@
-"""Write an HTML page about a data set: one file, without scripts and without network access."""
+"""HTML page about a data set, without scripts."""
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from detectron2.data.transforms import ResizeTransform
 from detectron2.structures import Instances
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.image import imsave
 
 from ranking_det.visualization.detections import COLORS, overlay
+from ranking_det.visualization.page import data_url, render
 
 LONG_SIDE = 800
 """Length of the longer side of the pictures, in pixels."""
@@ -24,8 +22,6 @@ MAX_LABELS = 30
 
 QUALITY = 85
 """JPEG quality of the pictures."""
-
-NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 class SamplePicture(NamedTuple):
@@ -76,14 +72,11 @@ def draw_sample(
     drawn = overlay(image, instances, classes, with_labels=with_labels)
     file = io.BytesIO()
     imsave(file, drawn, format="jpeg", pil_kwargs={"quality": QUALITY})
-    encoded = base64.b64encode(file.getvalue()).decode()
-    return SamplePicture(caption, remark, f"data:image/jpeg;base64,{encoded}")
+    return SamplePicture(caption, remark, data_url(file.getvalue(), "jpeg"))
 
 
 def render_page(report: Mapping[str, Any], pictures: Mapping[str, Sequence[SamplePicture]]) -> str:
     """Render the page about a data set.
-
-    All texts are escaped, because class and file names may come from untrusted sources.
 
     Args:
         report: the numbers, as ``python -m ranking_det.analysis data`` writes them to data.json.
@@ -92,34 +85,4 @@ def render_page(report: Mapping[str, Any], pictures: Mapping[str, Sequence[Sampl
     Returns:
         The HTML.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = percent
-    template = environment.get_template("data_page.html")
-    page = template.render(report, pictures=pictures, colors=COLORS)
-    return page.encode(
-        errors="replace"
-    ).decode()  # file names may contain bytes that are not valid UTF-8
-
-
-def percent(share: float) -> str:
-    """Return a share as a percentage: a whole number from 10 % on, else with one decimal place.
-
-    Args:
-        share: in [0, 1].
-
-    Returns:
-        The text, with a no-break space.
-
-    >>> [percent(share).replace(NO_BREAK, " ") for share in (0.123, 0.0456, 0.0001, 0)]
-    ['12 %', '4.6 %', '< 0.1 %', '0 %']
-    """
-    if 0 < share < 0.001:
-        return f"<{NO_BREAK}0.1{NO_BREAK}%"
-    digits = 0 if share >= 0.0995 or share == 0 else 1
-    return f"{100 * share:.{digits}f}{NO_BREAK}%"
+    return render("data_page.html", {**report, "pictures": pictures, "colors": COLORS})

@@ -1,0 +1,90 @@
+#!/usr/bin/env python
+"""Make the picture of a report on detections: ``python -m benchmarks.detection_report``.
+
+Trains RetinaNet with ATSS, once with focal loss and once with Rank & Sort Loss, by the quick
+configs (about a minute each on two CPU cores; skipped if there is a model), compares them with
+``python -m ranking_det.analysis report``, and takes pictures of the page with Chromium.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+METHODS = {"focal loss": "retinanet_atss_focal", "Rank & Sort": "retinanet_atss_rs"}
+RUNS, REPORT = "output/shapes/quick", "output/shapes/report"
+
+WIDTH, HEIGHTS = 1280, (1840, 925)
+"""Width of the page, and heights of the pictures of its top and of its images, in pixels."""
+
+SCALE, COLORS = 0.7, 256
+
+
+def train(name: str) -> None:
+    """Train a quick config unless its results exist."""
+    if not Path(RUNS, name, "model_final.pth").exists():
+        config = ROOT / "configs/shapes/quick" / f"{name}.py"
+        words = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(config)]
+        subprocess.run(words, check=True)
+
+
+def write_report() -> None:
+    """Compare the two runs."""
+    words = ["--ground-truth", "datasets/shapes/annotations/instances_val.json"]
+    for flag, file in (("results", "coco_instances_results.json"), ("metrics", "metrics.json")):
+        words += [f"--{flag}", *(f"{name}={RUNS}/{run}/{file}" for name, run in METHODS.items())]
+    words += ["--images", "datasets/shapes/val", "--output", REPORT]
+    subprocess.run([sys.executable, "-m", "ranking_det.analysis", "report", *words], check=True)
+
+
+def take_picture(page: str, height: int) -> Image.Image:
+    """Open a page in Chromium and return the picture of its window."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, picture = Path(folder, "page.html"), Path(folder, "page.png")
+        path.write_text(page)
+        words = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+        words += [f"--user-data-dir={folder}/profile", "--blink-settings=preferredColorScheme=1"]
+        words += [f"--window-size={WIDTH},{height}", f"--screenshot={picture}"]
+        subprocess.run([*words, path.as_uri()], check=True, capture_output=True)
+        return Image.open(io.BytesIO(picture.read_bytes())).convert("RGB")
+
+
+def draw_picture() -> None:
+    """Write the picture of the top of the page and of its first image."""
+    page = Path(REPORT, "report.html").read_text()
+    images = page[: page.index("<h1>")] + page[page.index('<h2 id="images">') :]
+    parts = [
+        take_picture(text, height) for text, height in zip((page, images), HEIGHTS, strict=True)
+    ]
+    picture = Image.new("RGB", (WIDTH, sum(part.height for part in parts)))
+    top = 0
+    for part in parts:
+        picture.paste(part, (0, top))
+        top += part.height
+    size = round(SCALE * picture.width), round(SCALE * picture.height)
+    small = picture.resize(size, Image.Resampling.LANCZOS)
+    results = ROOT / "benchmarks" / "results"
+    small.quantize(COLORS).save(results / "detection_report.png", optimize=True)
+
+
+def main() -> None:
+    """Train, write the report, and write its pictures to ``benchmarks/results``."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    if shutil.which("chromium") is None:
+        sys.exit("chromium is not installed")
+    for name in METHODS.values():
+        train(name)
+    write_report()
+    draw_picture()
+
+
+if __name__ == "__main__":
+    main()

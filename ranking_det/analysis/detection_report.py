@@ -1,0 +1,357 @@
+"""Report on the detections of one or more detectors: an HTML page, its pictures and its numbers."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from ranking_det.analysis.ranking import read_truth
+from ranking_det.data.coco_json.image_files import ImageFinder, check_folder
+from ranking_det.data.coco_json.reader import load_json
+from ranking_det.data.coco_json.results import read_results
+from ranking_det.data.images import UnreadableImageError
+from ranking_det.data.mapper import read_array
+from ranking_det.engine.run_checks import check_no_folder, check_output_dir
+from ranking_det.evaluation.detection_analysis import analyze_detections
+from ranking_det.evaluation.ground_truth import describe
+from ranking_det.evaluation.image_ranking import (
+    ImageErrors,
+    choose_images,
+    describe_ranking,
+    image_errors,
+)
+from ranking_det.evaluation.matching import match
+from ranking_det.evaluation.metrics import Rules, evaluate_detections, without_nan
+from ranking_det.evaluation.score_statistics import (
+    cross_fitted_calibration,
+    image_halves,
+    image_index,
+    mean_precision,
+    score_histogram,
+    score_iou_histogram,
+    score_range,
+    threshold_numbers,
+)
+from ranking_det.files import make_folder, write_json, write_whole
+from ranking_det.user_errors import UserError, listed
+from ranking_det.visualization.curves import read_metrics
+from ranking_det.visualization.detection_page import (
+    PAIR_KINDS,
+    draw_figures,
+    render_page,
+    training_keys,
+)
+from ranking_det.visualization.ranked_image import draw_ranked_image
+
+PAGE, NUMBERS, PICTURES = "report.html", "report.json", "report_pictures"
+
+NUM_WORST, NUM_BEST = 6, 3
+"""Maximum numbers of images with the largest and with the smallest ranking errors."""
+
+Results = list[dict[str, Any]]
+
+
+class _Truth(NamedTuple):
+    """The ground truth and how detections are compared with it."""
+
+    content: dict[str, Any]
+    rules: Rules
+    iou_type: str
+    notes: tuple[str, ...]
+
+
+def write_detection_report(args: argparse.Namespace) -> list[str]:
+    """Compare the detections of detectors; write a page, pictures and numbers.
+
+    Args:
+        args: the arguments of ``python -m ranking_det.analysis report``.
+
+    Returns:
+        The lines to print: AP and oLRP of each detector, and the path of the page.
+
+    Raises:
+        UserError: a file or the folder cannot be used.
+    """
+    check_output_dir(args.output, "--output")
+    check_no_folder(args.output, (PAGE, NUMBERS), "--output")
+    paths = _by_name(args.results, "--results")
+    pair_files = _by_name(args.pairs, "--pairs", paths)
+    pairs = {name: _read_pairs(path) for name, path in pair_files.items()}
+    metric_files, keys = _by_name(args.metrics, "--metrics", paths), training_keys(args.iou_type)
+    training = {name: _read_training(path, keys) for name, path in metric_files.items()}
+    truth = _read_truth(args.ground_truth, args.iou_type)
+    finder = None if args.images is None else _find_images(args.images, truth.content["images"])
+    results = {
+        name: read_results(path, truth.content, args.iou_type) for name, path in paths.items()
+    }
+    numbers, errors = {}, []
+    # One step for each detector and two for the drawings: each takes seconds on a large data set.
+    with tqdm(total=len(results) + 2, desc="report", leave=False) as bar:
+        for name, rows in results.items():
+            bar.set_description(name)
+            numbers[name], of_images = _analyze(truth, rows)
+            numbers[name]["results"] = paths[name]
+            errors.append(of_images)
+            bar.update()
+        bar.set_description("images")
+        images = _describe_images(truth, results, errors)
+        report = without_nan(
+            {
+                "ground_truth": args.ground_truth,
+                "description": describe(truth.content),
+                "rules": truth.rules,
+                "iou_type": args.iou_type,
+                "notes": list(truth.notes),
+                "methods": numbers,
+                "classes": _classes(truth.content),
+                "images": images,
+                "pairs": pairs,
+                "training": training,
+                "has_images": finder is not None,
+            }
+        )
+        pictures = _draw_images(report["images"], finder)
+        bar.update()
+        bar.set_description("pictures")
+        _write(report, pictures, Path(args.output))
+        bar.update()
+    return [*_lines(report), str(Path(args.output, PAGE))]
+
+
+def _by_name(
+    entries: Sequence[str], flag: str, names: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return the files by the names of the detectors.
+
+    Args:
+        entries: NAME=FILE texts.
+        flag: their flag, for messages.
+        names: by name, the detectors that there are; None for any.
+
+    Raises:
+        UserError: an entry has no name or file, or its name is unknown or repeated.
+    """
+    paths: dict[str, str] = {}
+    for entry in entries:
+        name, separator, path = entry.partition("=")
+        if not (separator and name.strip() and path):
+            raise UserError(f"{flag}: expected NAME=FILE, got {entry!r}")
+        if name in paths:
+            raise UserError(f"{flag}: expected different names, got {name!r} twice")
+        if names is not None and name not in names:
+            known = listed(list(names))
+            raise UserError(f"{flag}: expected a name from --results ({known}), got {name!r}")
+        paths[name] = path
+    return paths
+
+
+def _read_pairs(path: str) -> dict[str, dict[str, float | None]]:
+    """Return the ratios of reverse pairs, by head and kind.
+
+    Raises:
+        UserError: it is not a file of ``analysis pairs``.
+    """
+    content = load_json(path, "file of reverse pairs")
+    try:
+        ratios = {
+            str(head): {kind: value_of(pairs) for kind, value_of in PAIR_KINDS.items()}
+            for head, pairs in content["heads"].items()
+        }
+    except (KeyError, TypeError, AttributeError):
+        ratios = {}
+    values = [value for kinds in ratios.values() for value in kinds.values()]
+    if not values or not all(value is None or _is_number(value) for value in values):
+        raise UserError(f"--pairs: expected the JSON of `analysis pairs`, got {path!r}")
+    return ratios
+
+
+def _read_training(path: str, keys: Sequence[str]) -> dict[str, dict[str, list[float]]]:
+    """Return iterations (``x``) and values (``y``) of metrics of a training run.
+
+    Raises:
+        UserError: it is not a metrics.json.
+    """
+    try:
+        records = read_metrics(path)
+    except FileNotFoundError as error:
+        raise UserError(f"--metrics: {path!r} does not exist") from error
+    # A file with other content: bytes, or JSON values that are not records of iterations.
+    except (UnicodeDecodeError, KeyError, TypeError, AttributeError):
+        records = []
+    series = {}
+    for key in keys:
+        rows = [row for row in records if _is_number(row["iteration"]) and _is_number(row.get(key))]
+        if rows:
+            series[key] = {"x": [row["iteration"] for row in rows], "y": [row[key] for row in rows]}
+    if not series:
+        raise UserError(f"--metrics: expected the metrics.json of a training run, got {path!r}")
+    return series
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a JSON value is a finite number. Training that diverges logs NaN."""
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _read_truth(path: str, iou_type: str) -> _Truth:
+    content, rules, notes = read_truth(path, iou_type)
+    for section in ("images", "categories"):
+        if not content[section]:
+            raise UserError(f"{path}: expected at least one entry in {section!r}, got none")
+    return _Truth(content, rules, iou_type, notes)
+
+
+def _find_images(folder: str, images: Sequence[dict[str, Any]]) -> ImageFinder:
+    """Return the finder of the images in a folder.
+
+    Raises:
+        UserError: there is no such folder, or it has none of the images.
+    """
+    check_folder(folder)
+    finder = ImageFinder(folder)
+    if not any(finder.find(image) or finder.guess(image) for image in images):
+        name = finder.places(images[0])[0]
+        raise UserError(f"--images: {folder!r} has no image of the ground truth, such as {name!r}")
+    return finder
+
+
+def _analyze(truth: _Truth, results: Results) -> tuple[dict[str, Any], ImageErrors]:
+    """Return all numbers about the detections of a detector, and the ranking errors of images."""
+    content, num_images = truth.content, len(truth.content["images"])
+    evaluation = evaluate_detections(content, results, truth.iou_type, rules=truth.rules)
+    detections = evaluation.detections
+    matches = match(detections)
+    image = image_index([results[i] for i in detections.result], content)
+    annotations = [content["annotations"][i] for i in detections.objects.annotation]
+    half, limits = image_halves(num_images), score_range(detections.score)
+    numbers = {
+        "detections": len(results),
+        **analyze_detections(evaluation, content, results, truth.iou_type),
+        "precision": mean_precision(evaluation.precision),
+        "score_histogram": score_histogram(detections, matches, limits),
+        "score_iou": score_iou_histogram(detections, matches, limits),
+        "calibration": cross_fitted_calibration(
+            detections, matches, half[image], half[image_index(annotations, content)]
+        ),
+        "thresholds": threshold_numbers(detections, limits, num_images),
+    }
+    return numbers, image_errors(detections, matches, image, num_images)
+
+
+def _classes(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the names of the classes, in the order of their ids, and their numbers of objects."""
+    categories = sorted(content["categories"], key=lambda category: category["id"])
+    counts = dict.fromkeys((category["id"] for category in categories), 0)
+    for annotation in content["annotations"]:
+        counts[annotation["category_id"]] += not annotation["iscrowd"]
+    return [{"name": c["name"], "objects": counts[c["id"]]} for c in categories]
+
+
+def _describe_images(
+    truth: _Truth, results: Mapping[str, Results], errors: Sequence[ImageErrors]
+) -> dict[str, list[dict[str, Any]]]:
+    """Choose images and describe the ranking of each detector in them."""
+    worst, best = choose_images(errors, NUM_WORST, NUM_BEST)
+    images = truth.content["images"]
+    chosen = {images[i]["id"] for i in worst + best}
+    of_image: dict[tuple[str, Any], Results] = {}
+    for name, rows in results.items():
+        for row in rows:
+            if row["image_id"] in chosen:
+                of_image.setdefault((name, row["image_id"]), []).append(row)
+
+    def entry(image: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "name": str(image.get("file_name") or image["id"]),
+            "entry": image,
+            "methods": {
+                name: describe_ranking(
+                    truth.content,
+                    of_image.get((name, image["id"]), []),
+                    truth.iou_type,
+                    image,
+                    truth.rules,
+                )
+                for name in results
+            },
+        }
+
+    return {
+        "worst": [entry(images[i]) for i in worst],
+        "best": [entry(images[i]) for i in best],
+    }
+
+
+def _draw_images(
+    images: Mapping[str, Sequence[Mapping[str, Any]]], finder: ImageFinder | None
+) -> dict[str, list[list[tuple[bytes, bytes]]]]:
+    """Draw each image for each detector; an image that cannot be read is grey."""
+
+    def draw(image: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:
+        entry, pixels = image["entry"], None
+        size = entry.get("width"), entry.get("height")
+        path = finder and (finder.find(entry) or finder.guess(entry))
+        if path:
+            try:
+                pixels = read_array(path, "RGB", size if all(size) else None)
+            except (UnreadableImageError, OSError):
+                pass
+        if not all(size):
+            size = (pixels.shape[1], pixels.shape[0]) if pixels is not None else _extent(image)
+        return [draw_ranked_image(pixels, size, ranking) for ranking in image["methods"].values()]
+
+    return {key: [draw(image) for image in entries] for key, entries in images.items()}
+
+
+def _extent(image: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the (width, height) that the boxes of an image need, if its size is unknown."""
+    boxes = [
+        entry["bbox"]
+        for ranking in image["methods"].values()
+        for entry in ranking["objects"] + ranking["false_positives"]
+    ]
+    return max(x + w for x, _, w, _ in boxes), max(y + h for _, y, _, h in boxes)
+
+
+def _write(
+    report: dict[str, Any],
+    pictures: Mapping[str, Sequence[Sequence[tuple[bytes, bytes]]]],
+    folder: Path,
+) -> None:
+    """Draw the figures, and write all files."""
+    sections = draw_figures(report)
+    jpegs = {key: [[jpeg for _, jpeg in row] for row in rows] for key, rows in pictures.items()}
+    uncalibrated = [name for name, n in report["methods"].items() if n["calibration"] is None]
+    page = render_page({**report, "uncalibrated": uncalibrated}, sections, jpegs)
+    make_folder(folder / PICTURES)
+    # Those of an earlier report, which may have had more detectors.
+    for path in (folder / PICTURES).glob("*"):
+        if path.suffix in (".png", ".json") and path.is_file():
+            path.unlink()
+    for figure in (figure for drawn in sections.values() for figure in drawn):
+        write_whole(folder / PICTURES / f"{figure.name}.png", figure.png)
+        write_json(folder / PICTURES / f"{figure.name}.json", figure.numbers)
+    for key, rows in pictures.items():
+        for i, (row, image) in enumerate(zip(rows, report["images"][key], strict=True), start=1):
+            write_json(folder / PICTURES / f"{key}_{i}.json", image)
+            for j, (png, _) in enumerate(row, start=1):
+                write_whole(folder / PICTURES / f"{key}_{i}_{j}.png", png)
+    write_json(folder / NUMBERS, report)
+    write_whole(folder / PAGE, page)
+
+
+def _lines(report: Mapping[str, Any]) -> list[str]:
+    """Return AP and oLRP of each detector as lines."""
+    names = ("AP", "oLRP", "pooledAP")
+    width = max(map(len, report["methods"]))
+    lines = [f"{'':{width}} " + " ".join(f"{name:>8}" for name in names)]
+    for name, numbers in report["methods"].items():
+        values = (numbers["overall"][key] for key in names)
+        cells = (f"{'-' if value is None else f'{value:.2f}':>8}" for value in values)
+        lines.append(f"{name:{width}} {' '.join(cells)}")
+    return lines

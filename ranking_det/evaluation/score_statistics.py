@@ -1,0 +1,199 @@
+"""Statistics of scores: histograms, calibration errors and thresholds of a result file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ranking_det.evaluation.calibration import calibration_errors
+from ranking_det.evaluation.correlation import best_ious
+from ranking_det.evaluation.lrp import optimal_lrp
+from ranking_det.evaluation.matching import Detections, Matches, counted_rows, rows_by_class
+from ranking_det.evaluation.thresholds import ThresholdSweep, fit_thresholds
+
+NUM_BINS = 40
+"""Number of bins of the scores and of the IoUs."""
+
+NUM_THRESHOLDS = 41
+"""Number of thresholds at which metrics are computed, equally spaced over the scores."""
+
+
+def score_range(scores: np.ndarray) -> tuple[float, float]:
+    """Return the range from 0, or the lowest score below it, to the highest score.
+
+    Args:
+        scores: (D,) scores of a detector. Those of another one may have another scale.
+
+    Returns:
+        The limits, which differ.
+    """
+    low, high = (float(end) for end in (scores.min(initial=0), scores.max(initial=-np.inf)))
+    return low, high if high > low else low + 1
+
+
+def score_histogram(
+    detections: Detections, matches: Matches, limits: tuple[float, float]
+) -> dict[str, list[float]]:
+    """Count true and false positives by score.
+
+    Args:
+        detections: the detections of all images.
+        matches: their matches.
+        limits: the range of the scores.
+
+    Returns:
+        ``edges`` of the B bins (B + 1), and ``true_positives`` and ``false_positives`` (B).
+    """
+    rows = counted_rows(detections, matches)
+    edges = np.linspace(*limits, NUM_BINS + 1)
+    true = matches.iou[rows] > 0
+    return {
+        "edges": edges.tolist(),
+        "true_positives": np.histogram(detections.score[rows[true]], edges)[0].tolist(),
+        "false_positives": np.histogram(detections.score[rows[~true]], edges)[0].tolist(),
+    }
+
+
+def score_iou_histogram(
+    detections: Detections, matches: Matches, limits: tuple[float, float]
+) -> dict[str, list[Any]]:
+    """Count the detections on objects, those of an IoU above .5, by score and IoU.
+
+    Args:
+        detections: the detections of all images.
+        matches: their matches.
+        limits: the range of the scores.
+
+    Returns:
+        ``scores`` (B + 1) and ``ious`` (B' + 1), edges of bins; ``counts`` (B', B).
+    """
+    rows = counted_rows(detections, matches)
+    ious = best_ious(detections)[rows]
+    on_object = ious > 0.5
+    edges = np.linspace(0.5, 1, NUM_BINS // 2 + 1), np.linspace(*limits, NUM_BINS + 1)
+    # The IoU of masks may be a rounding error above 1.
+    values = np.minimum(ious[on_object], 1), detections.score[rows[on_object]]
+    counts = np.histogram2d(*values, edges)[0].astype(np.int64)
+    return {"scores": edges[1].tolist(), "ious": edges[0].tolist(), "counts": counts.tolist()}
+
+
+def mean_precision(precision: np.ndarray) -> dict[str, list[float]]:
+    """Average the precision-recall curves of the classes, whose mean precision is AP.
+
+    Args:
+        precision: (T, R, K, A) precision, -1 where there are no objects; see
+            :mod:`ranking_det.evaluation.libraries`.
+
+    Returns:
+        ``recall``, and the mean precision at IoU .5 and .75 as ``AP50`` and ``AP75``, (R,) each;
+        empty without objects.
+    """
+    curves = precision[[0, 5], :, :, 0]
+    defined = curves[:, :, (curves > -1).all(axis=(0, 1))]
+    if not defined.size:
+        return {"recall": [], "AP50": [], "AP75": []}
+    ap50, ap75 = defined.mean(axis=2)
+    recall = np.linspace(0, 1, len(ap50))
+    return {"recall": recall.tolist(), "AP50": ap50.tolist(), "AP75": ap75.tolist()}
+
+
+def image_halves(num_images: int, seed: int = 0) -> np.ndarray:
+    """Split images into two halves at random.
+
+    Args:
+        num_images: number of images N.
+        seed: seed of the choice.
+
+    Returns:
+        (N,) bool, which half an image is in.
+    """
+    return np.random.default_rng(seed).permutation(num_images) % 2 == 1
+
+
+def cross_fitted_calibration(
+    detections: Detections, matches: Matches, in_half: np.ndarray, object_in_half: np.ndarray
+) -> dict[str, Any] | None:
+    """Compute calibration errors, with LRP-optimal thresholds from other images.
+
+    The threshold of each class comes from one half of the images for the detections in the other,
+    and from all classes together where the class has no true positive there.
+
+    Args:
+        detections: the D detections of all images.
+        matches: their matches at IoU .5.
+        in_half: (D,) bool, which half of the images a detection is in.
+        object_in_half: (G,) bool, the same for the objects.
+
+    Returns:
+        ``overall``, errors in percent, and the reliability diagrams ``precision`` and ``iou``, each
+        with ``count``, ``score`` and ``target``; NaN where undefined. None if a score is not
+        between 0 and 1.
+    """
+    scores = detections.score
+    if ((scores < 0) | (scores > 1)).any():
+        return None
+    selected = np.zeros(len(scores), bool)
+    for half in (False, True):
+        counted = (in_half == half) & ~matches.ignored
+        objects = detections.objects.label[~detections.objects.crowd & (object_in_half == half)]
+        numbers = np.bincount(objects, minlength=detections.num_classes)
+        rows = np.flatnonzero(counted)
+        rows = rows[np.argsort(-scores[rows], kind="stable")]
+        overall = optimal_lrp(scores[rows], matches.iou[rows], len(objects)).threshold
+        thresholds = np.array(
+            [
+                optimal_lrp(scores[rows], matches.iou[rows], int(number)).threshold
+                for rows, number in zip(rows_by_class(detections, counted), numbers, strict=True)
+            ]
+        )
+        thresholds[np.isnan(thresholds)] = overall
+        other = in_half != half
+        selected[other] = scores[other] >= thresholds[detections.label[other]]
+    errors = calibration_errors(detections, selected)
+    diagrams = {"precision": errors.precision, "iou": errors.iou}
+    return {
+        "overall": errors.overall,
+        **{
+            name: {key: values.tolist() for key, values in diagram._asdict().items()}
+            for name, diagram in diagrams.items()
+        },
+    }
+
+
+def threshold_numbers(
+    detections: Detections, limits: tuple[float, float], num_images: int
+) -> dict[str, Any]:
+    """Compute metrics at many thresholds, and the best thresholds.
+
+    Args:
+        detections: the detections of all images.
+        limits: the range of the scores.
+        num_images: number of images, >= 1.
+
+    Returns:
+        ``rows``: see :meth:`ranking_det.evaluation.thresholds.ThresholdSweep.rows`. ``best``: the
+        thresholds for all classes with the smallest LRP error, the highest F1, and the precision,
+        and the largest that hardly loses AP; NaN where undefined.
+    """
+    sweep = ThresholdSweep(detections)
+    rows = sweep.rows(np.linspace(*limits, NUM_THRESHOLDS).tolist(), num_images)
+    best = {name: kind.overall for name, kind in fit_thresholds(detections)[0].items()}
+    return {"rows": rows, "best": {**best, "largest": sweep.largest_threshold()}}
+
+
+def image_index(
+    entries: Sequence[Mapping[str, Any]], ground_truth: Mapping[str, Any]
+) -> np.ndarray:
+    """Return the index of the image of results or annotations.
+
+    Args:
+        entries: D results or annotations.
+        ground_truth: the content of an annotation file.
+
+    Returns:
+        (D,) int64 indices into its images.
+    """
+    number_of = {image["id"]: number for number, image in enumerate(ground_truth["images"])}
+    return np.array([number_of[entry["image_id"]] for entry in entries], np.int64)

@@ -1,0 +1,83 @@
+"""Render HTML pages that open offline: one file, without network access.
+
+The pages extend ``page_frame.html``, which has their style.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+NO_BREAK = "\N{NO-BREAK SPACE}"
+
+
+def render(template: str, values: Mapping[str, Any]) -> str:
+    """Render a page from a template of this folder.
+
+    All texts are escaped, because class and file names may come from untrusted sources.
+
+    Args:
+        template: the name of the template.
+        values: its variables. There is also the function ``number`` and the filter ``percent``.
+
+    Returns:
+        The HTML.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = percent
+    environment.globals["number"] = number
+    page = environment.get_template(template).render(values)
+    # File names may contain bytes that are not valid UTF-8.
+    return page.encode(errors="replace").decode()
+
+
+def data_url(content: bytes, image_format: str) -> str:
+    """Return an image as a data URL, to embed it in a page.
+
+    Args:
+        content: the content of the image file.
+        image_format: "png" or "jpeg".
+    """
+    return f"data:image/{image_format};base64,{base64.b64encode(content).decode()}"
+
+
+def number(value: float) -> str:
+    """Return a number as text, with thousands separators or at least two digits.
+
+    Args:
+        value: an integer or a float, >= 0.
+
+    >>> [number(value) for value in (1234, 1234.5, 0.1234, 5.0)]
+    ['1,234', '1,234', '0.12', '5']
+    """
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def percent(share: float) -> str:
+    """Return a share as a percentage: a whole number from 10 % on, else with one decimal place.
+
+    Args:
+        share: in [0, 1].
+
+    Returns:
+        The text, with a no-break space.
+
+    >>> [percent(share).replace(NO_BREAK, " ") for share in (0.123, 0.0456, 0.0001, 0)]
+    ['12 %', '4.6 %', '< 0.1 %', '0 %']
+    """
+    if 0 < share < 0.001:
+        return f"<{NO_BREAK}0.1{NO_BREAK}%"
+    digits = 0 if share >= 0.0995 or share == 0 else 1
+    return f"{100 * share:.{digits}f}{NO_BREAK}%"
