@@ -26,7 +26,7 @@ DTYPES = ("auto", "float16", "bfloat16")
 LARGEST = 2**31 - 1
 """Maximum of a number of iterations, epochs, images or processes, and of a seed."""
 
-BLANK_SIDE = 128
+BLANK_SIDE = 256
 """Side in pixels of the blank image on which the inference of a model is tried."""
 
 LIMITS = {f"dataloader.{split}.num_workers": 256 for split in ("train", "test")}

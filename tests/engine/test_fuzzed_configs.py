@@ -103,7 +103,7 @@ def yaml_keys(node, where):
 
 
 CHANNELS = ("in_channels", "out_channels", "channels", "conv_dims", "fc_dims")
-THINNER = 8
+THINNER = 4
 
 
 def make_small(node, split="train"):
