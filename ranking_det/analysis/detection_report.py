@@ -290,7 +290,7 @@ def _describe_images(
 def _draw_images(
     images: Mapping[str, Sequence[Mapping[str, Any]]], finder: ImageFinder | None
 ) -> dict[str, list[list[tuple[bytes, bytes]]]]:
-    """Draw each image for each detector; an image that cannot be read is grey."""
+    """Draw each image for each detector; an image that cannot be read is gray."""
 
     def draw(image: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:
         entry, pixels = image["entry"], None

@@ -1,6 +1,6 @@
 """Figures that compare the detections of several detectors.
 
-Each figure is drawn from plain values, which are stored as JSON next to it. The colours are those
+Each figure is drawn from plain values, which are stored as JSON next to it. The colors are those
 of M. Okabe and K. Ito: Color Universal Design (2008). Lines also differ by their dashes and bars by
 their hatches.
 """
@@ -41,12 +41,12 @@ MAX_CLASSES = 20
 
 
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b07d00", "#56b4e9")
-"""The colours of the detectors, which repeat if there are more."""
+"""The colors of the detectors, which repeat if there are more."""
 
 INK, GRID = "#1f2328", "#d1d9e0"
 
 DENSITY = LinearSegmentedColormap.from_list("density", [GRID, LINES[0], INK])
-"""Colours from near that of the paper to that of the ink."""
+"""Colors from near that of the paper to that of the ink."""
 
 
 class DetectionFigure(NamedTuple):

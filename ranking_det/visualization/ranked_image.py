@@ -22,10 +22,10 @@ QUALITY = 85
 DPI = 100
 
 OBJECT, FALSE = "#56b4e9", "#ff8c3b"
-"""Blue and orange, which the colour-blind can tell apart."""
+"""Blue and orange, which the color-blind can tell apart."""
 
 BLANK = (96, 96, 96)
-"""The colour of an image that is not there."""
+"""The color of an image that is not there."""
 
 
 def object_label(index: int) -> str:
@@ -43,7 +43,7 @@ def draw_ranked_image(
     """Draw objects with solid blue lines, and false positives with dashed orange ones.
 
     Args:
-        image: (H, W, 3) uint8, RGB; None for a grey area.
+        image: (H, W, 3) uint8, RGB; None for a gray area.
         size: (width, height) that coordinates refer to, in pixels.
         ranking: ``objects`` with letters and ``false_positives`` with numbers, as
             :func:`ranking_det.evaluation.image_ranking.describe_ranking` describes them.
