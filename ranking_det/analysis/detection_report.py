@@ -30,7 +30,6 @@ from ranking_det.evaluation.metrics import Rules, evaluate_detections, without_n
 from ranking_det.evaluation.score_statistics import (
     cross_fitted_calibration,
     image_halves,
-    image_index,
     mean_precision,
     score_histogram,
     score_iou_histogram,
@@ -226,21 +225,17 @@ def _analyze(truth: _Truth, results: Results) -> tuple[dict[str, Any], ImageErro
     evaluation = evaluate_detections(content, results, truth.iou_type, rules=truth.rules)
     detections = evaluation.detections
     matches = match(detections)
-    image = image_index([results[i] for i in detections.result], content)
-    annotations = [content["annotations"][i] for i in detections.objects.annotation]
-    half, limits = image_halves(num_images), score_range(detections.score)
+    limits = score_range(detections.score)
     numbers = {
         "detections": len(results),
         **analyze_detections(evaluation, content, results, truth.iou_type),
         "precision": mean_precision(evaluation.precision),
         "score_histogram": score_histogram(detections, matches, limits),
         "score_iou": score_iou_histogram(detections, matches, limits),
-        "calibration": cross_fitted_calibration(
-            detections, matches, half[image], half[image_index(annotations, content)]
-        ),
-        "thresholds": threshold_numbers(detections, limits, num_images),
+        "calibration": cross_fitted_calibration(detections, matches, image_halves(num_images)),
+        "thresholds": threshold_numbers(detections, matches, limits, num_images),
     }
-    return numbers, image_errors(detections, matches, image, num_images)
+    return numbers, image_errors(detections, matches, num_images)
 
 
 def _classes(content: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -240,14 +240,10 @@ def _content(
     errors: CalibrationErrors, names: Sequence[str], pooled: dict[str, float]
 ) -> dict[str, Any]:
     """Return the errors and the arrays of the reliability diagrams for JSON."""
-    diagrams = {"precision": errors.precision, "iou": errors.iou}
     return {
         "overall": {**errors.overall, "pooledAP": pooled["pooledAP"]},
         "classes": dict(zip(names, errors.classes, strict=True)),
-        "reliability": {
-            name: {key: values.tolist() for key, values in diagram._asdict().items()}
-            for name, diagram in diagrams.items()
-        },
+        "reliability": errors.diagrams(),
     }
 
 

@@ -88,6 +88,14 @@ class CalibrationErrors(NamedTuple):
     precision: Reliability
     iou: Reliability
 
+    def diagrams(self) -> dict[str, dict[str, list[float]]]:
+        """Return the arrays of the two reliability diagrams as lists, for JSON."""
+        diagrams = {"precision": self.precision, "iou": self.iou}
+        return {
+            name: {key: values.tolist() for key, values in diagram._asdict().items()}
+            for name, diagram in diagrams.items()
+        }
+
 
 def calibration_errors(
     detections: Detections,

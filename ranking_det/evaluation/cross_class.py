@@ -44,11 +44,6 @@ def cross_class_overlaps(
     counted = np.flatnonzero(~objects.crowd)
     annotations = [ground_truth["annotations"][i] for i in objects.annotation[counted]]
     rows = [results[i] for i in detections.result]
-    images = {image["id"]: number for number, image in enumerate(ground_truth["images"])}
-    image, object_image = (
-        np.array([images[entry["image_id"]] for entry in entries], np.int64)
-        for entries in (rows, annotations)
-    )
     if iou_type == "bbox":
         shapes, object_shapes = (_boxes(entries) for entries in (rows, annotations))
     else:
@@ -57,12 +52,14 @@ def cross_class_overlaps(
         object_shapes = [
             _rle(entry["segmentation"], sizes[entry["image_id"]]) for entry in annotations
         ]
+    image, object_image = detections.image, objects.image[counted]
     by_image, object_by_image = (np.argsort(i, kind="stable") for i in (image, object_image))
-    numbers = np.arange(len(images) + 1)
+    num_images = len(ground_truth["images"])
+    numbers = np.arange(num_images + 1)
     starts = np.searchsorted(image[by_image], numbers)
     object_starts = np.searchsorted(object_image[object_by_image], numbers)
     parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
-    for number in range(len(images)):
+    for number in range(num_images):
         targets = object_by_image[object_starts[number] : object_starts[number + 1]]
         for start in range(starts[number], starts[number + 1] if len(targets) else 0, BLOCK):
             block = by_image[start : min(start + BLOCK, starts[number + 1])]

@@ -12,6 +12,7 @@ from ranking_det.evaluation import error_kinds
 from ranking_det.evaluation.confusion import confusion_matrix
 from ranking_det.evaluation.correlation import best_ious, correlate
 from ranking_det.evaluation.cross_class import cross_class_overlaps
+from ranking_det.evaluation.lrp import mean_of_defined
 from ranking_det.evaluation.matching import (
     Detections,
     Matches,
@@ -139,16 +140,11 @@ def _error_kinds(
     errors = error_kinds.classify_errors(detections, matches, cross_class)
     ap50, corrected = error_kinds.oracle_ap(detections, matches, errors)
     counts = error_kinds.count_errors(detections, errors)
-    rows = [{"AP50": 100 * _mean(ap50)}, *({"AP50": 100 * float(ap)} for ap in ap50)]
+    mean_ap50 = mean_of_defined(ap50.tolist())
+    rows = [{"AP50": 100 * ap} for ap in (mean_ap50, *ap50.tolist())]
     for kind, values in corrected.items():
-        gains = [_mean(values) - _mean(ap50), *(values - ap50).tolist()]
+        gains = [mean_of_defined(values.tolist()) - mean_ap50, *(values - ap50).tolist()]
         totals = [int(counts[kind].sum()), *counts[kind].tolist()]
         for row, count, gain in zip(rows, totals, gains, strict=True):
             row[kind] = {"count": count, "AP": 100 * gain}
     return rows
-
-
-def _mean(values: np.ndarray) -> float:
-    """Average the values, ignoring NaN; return NaN if all are NaN."""
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if len(defined) else math.nan

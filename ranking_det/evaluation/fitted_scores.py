@@ -19,7 +19,7 @@ from ranking_det.evaluation.calibration import (
     calibrate,
     fit_calibrators,
 )
-from ranking_det.evaluation.matching import Detections
+from ranking_det.evaluation.matching import Detections, match
 from ranking_det.evaluation.metrics import without_nan
 from ranking_det.evaluation.thresholds import KINDS, Thresholds, fit_thresholds
 from ranking_det.user_errors import UserError, listed, show
@@ -200,7 +200,7 @@ def fit_scores(
     Raises:
         UserError: no detection matches an object, so that there is no threshold.
     """
-    thresholds, without = fit_thresholds(detections, precision)
+    thresholds, without = fit_thresholds(detections, match(detections), precision)
     if math.isnan(thresholds["lrp"].overall):
         raise UserError(
             "expected detections that match an object at IoU .5 in the images to fit to, got none"

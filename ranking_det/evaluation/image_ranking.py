@@ -36,19 +36,18 @@ class ObjectRanking(NamedTuple):
     error: np.ndarray
 
 
-def rank_objects(detections: Detections, matches: Matches, image: np.ndarray) -> ObjectRanking:
+def rank_objects(detections: Detections, matches: Matches) -> ObjectRanking:
     """Rank the true positives of each image among its false positives.
 
     Args:
         detections: the D detections of all images.
         matches: their matches. Ignored detections have no rank.
-        image: (D,) int64, index of the image of each detection.
 
     Returns:
         The ranking of the matched detections.
     """
     rows = counted_rows(detections, matches)
-    score, image = detections.score[rows], image[rows]
+    score, image = detections.score[rows], detections.image[rows]
     order = np.lexsort((-score, image))
     rows, score, image = rows[order], score[order], image[order]
     true = matches.iou[rows] > 0
@@ -84,19 +83,19 @@ class ImageErrors(NamedTuple):
     detected: np.ndarray
 
 
-def image_errors(
-    detections: Detections, matches: Matches, image: np.ndarray, num_images: int
-) -> ImageErrors:
+def image_errors(detections: Detections, matches: Matches, num_images: int) -> ImageErrors:
     """Sum the ranking errors of the objects of each image.
 
     Args:
         detections: the D detections of all images.
         matches: their matches.
-        image: (D,) int64, index of the image of each detection.
         num_images: number of images N.
+
+    Returns:
+        The errors, in the order of the images in the ground truth.
     """
-    ranking = rank_objects(detections, matches, image)
-    of_object = image[ranking.row]
+    ranking = rank_objects(detections, matches)
+    of_object = detections.image[ranking.row]
     return ImageErrors(
         np.bincount(of_object, ranking.error, num_images), np.bincount(of_object, None, num_images)
     )
@@ -158,7 +157,7 @@ def describe_ranking(
         content, results, detections, iou_type, min_iou=BACKGROUND_IOU
     )
     kinds = classify_errors(detections, matches, cross_class).kind
-    ranking = rank_objects(detections, matches, np.zeros(len(detections.score), np.int64))
+    ranking = rank_objects(detections, matches)
     true = np.zeros(len(detections.score), bool)
     true[ranking.row] = True
     false = np.flatnonzero(~matches.ignored & ~true)

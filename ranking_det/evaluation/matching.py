@@ -60,12 +60,14 @@ class Objects(NamedTuple):
         area: (G,) float64, in square pixels.
         crowd: (G,) bool.
         annotation: (G,) int64, index of the annotation in the ground truth.
+        image: (G,) int64, index of the image in the ground truth.
     """
 
     label: np.ndarray
     area: np.ndarray
     crowd: np.ndarray
     annotation: np.ndarray
+    image: np.ndarray
 
 
 class Detections(NamedTuple):
@@ -78,6 +80,7 @@ class Detections(NamedTuple):
         label: (D,) int64, index of the class.
         score: (D,) float64.
         result: (D,) int64, index of the detection in the results.
+        image: (D,) int64, index of the image in the ground truth.
         area: (D,) float64, in square pixels.
         partial: (D,) bool; by LVIS's rules, whether the class is annotated only partially in the
             image, so that an unmatched detection is ignored.
@@ -89,6 +92,7 @@ class Detections(NamedTuple):
     label: np.ndarray
     score: np.ndarray
     result: np.ndarray
+    image: np.ndarray
     area: np.ndarray
     partial: np.ndarray
     overlaps: Overlaps
@@ -118,9 +122,10 @@ def collect_detections(
     Returns:
         The detections, to be matched by :func:`match`.
     """
-    images = {
-        identity: i for i, identity in enumerate(sorted(i["id"] for i in ground_truth["images"]))
-    }
+    image_ids = [image["id"] for image in ground_truth["images"]]
+    # COCO's evaluation goes through the images by their ids.
+    image_index = np.array(sorted(range(len(image_ids)), key=image_ids.__getitem__), np.int64)
+    images = {image_ids[index]: i for i, index in enumerate(image_index)}
     label_of = {identity: k for k, identity in enumerate(ids)}
     object_pair, annotation = _sort_by_pair(ground_truth["annotations"], images, label_of)
     pair, result = _sort_by_pair(results, images, label_of, by_score=True)
@@ -147,13 +152,14 @@ def collect_detections(
         np.array([entry["area"] for entry in annotations], np.float64),
         np.array([bool(entry["iscrowd"]) for entry in annotations], bool),
         annotation,
+        image_index[object_pair % max(1, len(images))],
     )
     partial = np.zeros(len(pair), bool)
     if lvis:
         partial = _partially_annotated(ground_truth, images, label_of, pair)
-    area = _areas([results[i] for i in result])
+    area, image = _areas([results[i] for i in result]), image_index[pair % max(1, len(images))]
     return Detections(
-        label[order], score[order], result, area, partial, overlaps, objects, len(ids)
+        label[order], score[order], result, image, area, partial, overlaps, objects, len(ids)
     )
 
 
@@ -219,11 +225,12 @@ def counted_rows(detections: Detections, matches: Matches, label: int | None = N
         label: index of the class; None for all classes.
 
     Returns:
-        int64 indices, ascending.
+        int64 indices, by descending score; of equal scores, in the order of the detections.
     """
-    start, end = 0, len(detections.label)
-    if label is not None:
-        start, end = np.searchsorted(detections.label, [label, label + 1])
+    if label is None:
+        rows = np.flatnonzero(~matches.ignored)
+        return rows[np.argsort(-detections.score[rows], kind="stable")]
+    start, end = np.searchsorted(detections.label, [label, label + 1])
     return np.flatnonzero(~matches.ignored[start:end]) + start
 
 

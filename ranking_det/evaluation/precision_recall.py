@@ -101,6 +101,9 @@ def operating_point(curve: PrecisionRecallCurve, threshold: float) -> OperatingP
     Args:
         curve: the curve.
         threshold: the score, which the curve need not have; -inf for all detections.
+
+    Returns:
+        The numbers at this threshold.
     """
     above = int(np.searchsorted(-curve.threshold, -threshold, side="right"))
     if not above:
@@ -153,6 +156,9 @@ def curve_of(
         detections: the detections of all images.
         matches: their matches.
         label: index of the class; None to count the detections and objects of all classes.
+
+    Returns:
+        The curve.
     """
     rows = counted_rows(detections, matches, label)
     objects = matches.num_objects if label is None else matches.num_objects[label]
@@ -199,5 +205,4 @@ def pooled_ap(detections: Detections, matches: Matches) -> float:
         AP in [0, 1]; NaN without objects.
     """
     rows = counted_rows(detections, matches)
-    rows = rows[np.argsort(-detections.score[rows], kind="stable")]
     return ranking_ap(matches.iou[rows] > 0, int(matches.num_objects.sum()))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ranking_det.evaluation.calibration import calibration_errors
 from ranking_det.evaluation.correlation import best_ious
-from ranking_det.evaluation.lrp import optimal_lrp
-from ranking_det.evaluation.matching import Detections, Matches, counted_rows, rows_by_class
+from ranking_det.evaluation.matching import Detections, Matches, counted_rows
 from ranking_det.evaluation.thresholds import ThresholdSweep, fit_thresholds
 
 NUM_BINS = 40
@@ -113,7 +111,7 @@ def image_halves(num_images: int, seed: int = 0) -> np.ndarray:
 
 
 def cross_fitted_calibration(
-    detections: Detections, matches: Matches, in_half: np.ndarray, object_in_half: np.ndarray
+    detections: Detections, matches: Matches, half: np.ndarray
 ) -> dict[str, Any] | None:
     """Compute calibration errors, with LRP-optimal thresholds from other images.
 
@@ -123,8 +121,7 @@ def cross_fitted_calibration(
     Args:
         detections: the D detections of all images.
         matches: their matches at IoU .5.
-        in_half: (D,) bool, which half of the images a detection is in.
-        object_in_half: (G,) bool, the same for the objects.
+        half: (N,) bool, which half each image is in; see :func:`image_halves`.
 
     Returns:
         ``overall``, errors in percent, and the reliability diagrams ``precision`` and ``iou``, each
@@ -135,40 +132,26 @@ def cross_fitted_calibration(
     if ((scores < 0) | (scores > 1)).any():
         return None
     selected = np.zeros(len(scores), bool)
-    for half in (False, True):
-        counted = (in_half == half) & ~matches.ignored
-        objects = detections.objects.label[~detections.objects.crowd & (object_in_half == half)]
-        numbers = np.bincount(objects, minlength=detections.num_classes)
-        rows = np.flatnonzero(counted)
-        rows = rows[np.argsort(-scores[rows], kind="stable")]
-        overall = optimal_lrp(scores[rows], matches.iou[rows], len(objects)).threshold
-        thresholds = np.array(
-            [
-                optimal_lrp(scores[rows], matches.iou[rows], int(number)).threshold
-                for rows, number in zip(rows_by_class(detections, counted), numbers, strict=True)
-            ]
-        )
-        thresholds[np.isnan(thresholds)] = overall
-        other = in_half != half
-        selected[other] = scores[other] >= thresholds[detections.label[other]]
+    in_half, objects = half[detections.image], detections.objects
+    for part in (False, True):
+        counted = ~objects.crowd & (half[objects.image] == part)
+        numbers = np.bincount(objects.label[counted], minlength=detections.num_classes)
+        other = in_half != part
+        part_matches = matches._replace(ignored=matches.ignored | other, num_objects=numbers)
+        thresholds = fit_thresholds(detections, part_matches)[0]["lrp"].classes
+        selected[other] = scores[other] >= np.array(thresholds)[detections.label[other]]
     errors = calibration_errors(detections, selected)
-    diagrams = {"precision": errors.precision, "iou": errors.iou}
-    return {
-        "overall": errors.overall,
-        **{
-            name: {key: values.tolist() for key, values in diagram._asdict().items()}
-            for name, diagram in diagrams.items()
-        },
-    }
+    return {"overall": errors.overall, **errors.diagrams()}
 
 
 def threshold_numbers(
-    detections: Detections, limits: tuple[float, float], num_images: int
+    detections: Detections, matches: Matches, limits: tuple[float, float], num_images: int
 ) -> dict[str, Any]:
     """Compute metrics at many thresholds, and the best thresholds.
 
     Args:
         detections: the detections of all images.
+        matches: their matches at IoU .5.
         limits: the range of the scores.
         num_images: number of images, >= 1.
 
@@ -179,21 +162,5 @@ def threshold_numbers(
     """
     sweep = ThresholdSweep(detections)
     rows = sweep.rows(np.linspace(*limits, NUM_THRESHOLDS).tolist(), num_images)
-    best = {name: kind.overall for name, kind in fit_thresholds(detections)[0].items()}
+    best = {name: kind.overall for name, kind in fit_thresholds(detections, matches)[0].items()}
     return {"rows": rows, "best": {**best, "largest": sweep.largest_threshold()}}
-
-
-def image_index(
-    entries: Sequence[Mapping[str, Any]], ground_truth: Mapping[str, Any]
-) -> np.ndarray:
-    """Return the index of the image of results or annotations.
-
-    Args:
-        entries: D results or annotations.
-        ground_truth: the content of an annotation file.
-
-    Returns:
-        (D,) int64 indices into its images.
-    """
-    number_of = {image["id"]: number for number, image in enumerate(ground_truth["images"])}
-    return np.array([number_of[entry["image_id"]] for entry in entries], np.int64)

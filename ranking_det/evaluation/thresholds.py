@@ -65,26 +65,24 @@ def precision_threshold(curve: PrecisionRecallCurve, precision: float) -> float:
 
 
 def fit_thresholds(
-    detections: Detections, precision: float = PRECISION
+    detections: Detections, matches: Matches, precision: float = PRECISION
 ) -> tuple[dict[str, Thresholds], list[int]]:
     """Find the LRP-optimal and F1-optimal thresholds, and those that reach a precision.
 
-    True positives are matched at IoU .5. A class without a true positive takes the overall
-    thresholds.
+    A class without a true positive takes the overall thresholds.
 
     Args:
         detections: the detections of images that are not used to measure the result.
+        matches: their matches at IoU .5.
         precision: the precision to reach, in (0, 1].
 
     Returns:
         The thresholds by kind, and the indices of the classes without a true positive.
     """
-    matches = match(detections)
     labels = [*range(detections.num_classes), None]
     without, found = [], {kind: [] for kind in KINDS}
     for label in labels:
         rows = counted_rows(detections, matches, label)
-        rows = rows[np.argsort(-detections.score[rows], kind="stable")]
         scores, ious = detections.score[rows], matches.iou[rows]
         curve = curve_of(detections, matches, label)
         found["lrp"].append(optimal_lrp(scores, ious, curve.num_objects).threshold)

@@ -12,23 +12,22 @@ from ranking_det.evaluation.image_ranking import (
 )
 from ranking_det.evaluation.matching import match
 from ranking_det.evaluation.metrics import evaluate_detections
-from ranking_det.evaluation.score_statistics import image_index
 from tests.evaluation.cases import BOX, FAR, A, B, ground_truth, prepare, random_set, result
 
 
 def matched(content, results, rules):
     evaluation = evaluate_detections(content, results, "bbox", rules=rules)
-    detections = evaluation.detections
-    image = image_index([results[i] for i in detections.result], content)
-    return detections, match(detections), image
+    return evaluation.detections, match(evaluation.detections)
 
 
 @pytest.mark.parametrize("rules", ["coco", "lvis"])
 def test_the_error_of_an_object_is_the_share_of_false_positives_at_or_above_it(rules):
     content, results = random_set(1)  # with many equal scores
     content = prepare(content, rules)
-    detections, matches, image = matched(content, results, rules)
-    ranking = rank_objects(detections, matches, image)
+    detections, matches = matched(content, results, rules)
+    index_of = {entry["id"]: index for index, entry in enumerate(content["images"])}
+    image = np.array([index_of[results[i]["image_id"]] for i in detections.result])
+    ranking = rank_objects(detections, matches)
     errors = np.zeros(len(content["images"]))
     for row, above, error in zip(*ranking):
         same_image = (image == image[row]) & ~matches.ignored
@@ -39,7 +38,7 @@ def test_the_error_of_an_object_is_the_share_of_false_positives_at_or_above_it(r
         assert error == pytest.approx(above / (above + hits.sum()))
         errors[image[row]] += error
     assert len(ranking.row) == ((matches.iou > 0) & ~matches.ignored).sum() > 20
-    totals = image_errors(detections, matches, image, len(errors))
+    totals = image_errors(detections, matches, len(errors))
     assert totals.error == pytest.approx(errors) and errors.any()
     assert totals.detected.sum() == len(ranking.row)
 

@@ -10,7 +10,6 @@ from ranking_det.evaluation.metrics import average_precision, evaluate_detection
 from ranking_det.evaluation.score_statistics import (
     cross_fitted_calibration,
     image_halves,
-    image_index,
     mean_precision,
     score_histogram,
     score_iou_histogram,
@@ -65,9 +64,10 @@ def test_calibration_uses_the_lrp_thresholds_of_the_other_half(case):
     detections = evaluation.detections
     half = image_halves(len(content["images"]))
     assert abs(int(half.sum()) - int((~half).sum())) <= 1
-    in_half = half[image_index([results[i] for i in detections.result], content)]
+    half_of = {image["id"]: half[index] for index, image in enumerate(content["images"])}
+    in_half = np.array([half_of[results[i]["image_id"]] for i in detections.result])
     annotations = [content["annotations"][i] for i in detections.objects.annotation]
-    object_in_half = half[image_index(annotations, content)]
+    object_in_half = np.array([half_of[a["image_id"]] for a in annotations])
     selected = np.zeros(len(in_half), bool)
     for part in (False, True):
         for label in range(detections.num_classes):
@@ -83,15 +83,15 @@ def test_calibration_uses_the_lrp_thresholds_of_the_other_half(case):
             other = (detections.label == label) & (in_half != part)
             selected |= other & (detections.score >= lrp.threshold)
     expected = calibration_errors(detections, selected).overall
-    errors = cross_fitted_calibration(detections, matches, in_half, object_in_half)
+    errors = cross_fitted_calibration(detections, matches, half)
     assert errors["overall"] == pytest.approx(expected, nan_ok=True)
     logits = detections._replace(score=detections.score * 9 - 4)
-    assert cross_fitted_calibration(logits, matches, in_half, object_in_half) is None
+    assert cross_fitted_calibration(logits, matches, half) is None
 
 
 def test_thresholds_start_at_the_ap_of_all_detections(case):
-    content, results, evaluation, _ = case
-    numbers = threshold_numbers(evaluation.detections, (0, 1), len(content["images"]))
+    content, results, evaluation, matches = case
+    numbers = threshold_numbers(evaluation.detections, matches, (0, 1), len(content["images"]))
     first, last = numbers["rows"][0], numbers["rows"][-1]
     assert first["AP"] == pytest.approx(average_precision(content, results, "bbox")["AP"])
     assert (first["threshold"], last["threshold"]) == (0, 1) and last["AP"] < first["AP"]

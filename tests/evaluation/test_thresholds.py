@@ -37,7 +37,8 @@ def test_the_lowest_threshold_that_reaches_the_precision_may_lie_below_one_that_
 
 def test_thresholds_equal_loops_over_all_scores():
     detections = detections_of(prepare(random_set(1)[0], "coco"), random_set(1)[1])
-    matches, (thresholds, without) = match(detections), fit_thresholds(detections, 0.3)
+    matches = match(detections)
+    thresholds, without = fit_thresholds(detections, matches, 0.3)
     assert without == [3]
     keys = [detections.label == k for k in range(3)] + [np.ones(len(detections.label), bool)]
     for k, among in enumerate(keys):
@@ -61,7 +62,8 @@ def test_the_lrp_threshold_of_a_class_is_that_of_the_evaluation():
     content, results = random_set(1)
     content = prepare(content, "coco")
     metrics = detection_metrics(copy.deepcopy(content), results, "bbox")
-    thresholds, _ = fit_thresholds(detections_of(content, results))
+    detections = detections_of(content, results)
+    thresholds, _ = fit_thresholds(detections, match(detections))
     for k, name in enumerate(("rare", "common", "frequent")):
         assert thresholds["lrp"].classes[k] == metrics[f"threshold-{name}"]
 
@@ -69,7 +71,8 @@ def test_the_lrp_threshold_of_a_class_is_that_of_the_evaluation():
 def test_a_class_without_a_true_positive_takes_the_overall_thresholds():
     content = prepare(ground_truth((1, A, BOX), (1, B, BOX)), "coco")
     rows = [result(1, A, BOX, 0.7), result(1, B, FAR, 0.8), result(2, C, BOX, 0.6)]
-    thresholds, without = fit_thresholds(detections_of(content, rows), 1.0)
+    detections = detections_of(content, rows)
+    thresholds, without = fit_thresholds(detections, match(detections), 1.0)
     assert without == [1, 2, 3]
     # The false positive of class B has the highest score, so no precision of 1 over all classes.
     assert thresholds["lrp"].classes == [0.7] * 4 and thresholds["f1"].overall == 0.7
