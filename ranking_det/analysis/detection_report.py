@@ -209,7 +209,7 @@ def _find_images(folder: str, images: Sequence[dict[str, Any]]) -> ImageFinder:
     """Return the finder of the images in a folder.
 
     Raises:
-        UserError: there is no such folder, or it has none of the images.
+        UserError: the folder does not exist, or has none of the images.
     """
     check_folder(folder)
     finder = ImageFinder(folder)

@@ -57,17 +57,17 @@ def _read(file: str | bool, weights: Checkpoint) -> tuple[FittedScores, str]:
     path = Path(weights.path.removesuffix(HEURISTICS))
     if FITTED in weights.content:
         return parse_fitted_scores(weights.content[FITTED], repr(str(path))), repr(str(path))
-    beside = path.with_suffix(SUFFIX)
-    if not beside.is_file():
+    sibling = path.with_suffix(SUFFIX)
+    if not sibling.is_file():
         raise UserError(
-            f"--fitted: expected fitted scores in {str(path)!r} or {str(beside)!r}, got none; "
+            f"--fitted: expected fitted scores in {str(path)!r} or {str(sibling)!r}, got none; "
             "evaluate with --eval-only and then run python -m ranking_det.analysis fit "
             f"--ground-truth ANNOTATIONS --results RESULTS --iou-type bbox --checkpoint {path} "
-            f"--output {beside}"
+            f"--output {sibling}"
         )
-    if beside.stat().st_mtime < path.stat().st_mtime:
+    if sibling.stat().st_mtime < path.stat().st_mtime:
         raise UserError(
-            f"--fitted: expected {str(beside)!r} to be newer than {str(path)!r}, but it may be of "
-            f"other weights; fit again, or use it anyway with --fitted {beside}"
+            f"--fitted: expected {str(sibling)!r} to be newer than {str(path)!r}, but it may be of "
+            f"other weights; fit again, or use it anyway with --fitted {sibling}"
         )
-    return read_fitted_scores(beside), str(beside)
+    return read_fitted_scores(sibling), str(sibling)
