@@ -16,7 +16,7 @@ from ranking_det.data.coco_json.reader import load_json
 from ranking_det.data.coco_json.results import read_results
 from ranking_det.data.images import UnreadableImageError
 from ranking_det.data.mapper import read_array
-from ranking_det.engine.run_checks import check_no_folder, check_output_dir
+from ranking_det.engine.run_checks import check_file, check_no_folder, check_output_dir
 from ranking_det.evaluation.detection_analysis import analyze_detections
 from ranking_det.evaluation.ground_truth import describe
 from ranking_det.evaluation.image_ranking import (
@@ -175,10 +175,9 @@ def _read_training(path: str, keys: Sequence[str]) -> dict[str, dict[str, list[f
     Raises:
         UserError: it is not a metrics.json.
     """
+    check_file(path, "--metrics")
     try:
         records = read_metrics(path)
-    except FileNotFoundError as error:
-        raise UserError(f"--metrics: {path!r} does not exist") from error
     # A file with other content: bytes, or JSON values that are not records of iterations.
     except (UnicodeDecodeError, KeyError, TypeError, AttributeError):
         records = []

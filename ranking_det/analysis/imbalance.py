@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from ranking_det.engine.pair_counts import DENSE
+from ranking_det.engine.run_checks import check_file
 from ranking_det.evaluation.command_line import check_outputs
 from ranking_det.files import write_json
 from ranking_det.user_errors import UserError
@@ -53,6 +54,7 @@ def write_imbalance(args: argparse.Namespace) -> list[str]:
 
 def _read(path: str) -> list[dict[str, Any]]:
     """Return the records that have ratios; at least one."""
+    check_file(path, "--metrics")
     try:
         records = read_metrics(path)
         records = [record for record in records if any(map(_is_ratio, record))]

@@ -60,14 +60,16 @@ def check_file(path: str, what: str) -> None:
         what: the flag or config key of the file, or a name for it, for the message.
 
     Raises:
-        UserError: the file does not exist or is a folder.
+        UserError: the file does not exist, or is a folder, a pipe or a device.
     """
     if "://" in path:
         return
     if Path(path).is_dir():
         raise UserError(f"{what}: expected a file, got the folder {path!r}")
-    if not Path(path).is_file():
+    if not Path(path).exists():
         raise UserError(f"{what}: {path!r} does not exist (current folder: {Path.cwd()})")
+    if not Path(path).is_file():  # reading a pipe could wait without end
+        raise UserError(f"{what}: expected a file, got the pipe or device {path!r}")
 
 
 def check_number(key: str, name: str, value: Any) -> None:

@@ -62,7 +62,7 @@ def test_metrics_without_a_prefix_are_those_of_a_dense_detector_and_no_file_is_n
 @pytest.mark.parametrize(
     ("content", "words", "message"),
     [
-        (None, [], "cannot be read: No such file or directory"),
+        (None, [], "metrics.json' does not exist (current folder:"),
         (b"\xff\xfe", [], "expected the metrics.json of a training run"),
         (b"[1, 2]\n", [], "expected the metrics.json of a training run"),
         (b'{"images": []}\n', [], "expected the metrics.json of a training run"),
