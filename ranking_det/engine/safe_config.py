@@ -74,7 +74,11 @@ class _Tag(str):
     """A yaml tag that makes Python import or call something; it replaces the tagged value."""
 
 
-class _Loader(yaml.SafeLoader):
+# The one in C is several times faster, but not every build of PyYAML has it.
+_SafeLoader: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
+
+
+class _Loader(_SafeLoader):
     """Load plain yaml values and Python tuples; keep other tags as text for the check."""
 
 
