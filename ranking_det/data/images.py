@@ -20,9 +20,6 @@ from PIL import Image, UnidentifiedImageError
 
 logger = logging.getLogger(__name__)
 
-MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-"""Pillow's limit on the pixels of an image, which protects against decompression bombs."""
-
 Size = tuple[int, int]
 
 _ORIENTATION = 0x0112

@@ -14,7 +14,7 @@ from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from torch import distributed, nn
 
-from ranking_det.engine.run_checks import check_classes
+from ranking_det.engine.run_checks import check_num_classes
 from ranking_det.engine.run_config import RunConfig
 from ranking_det.evaluation.fitted_scores import FittedScores
 from ranking_det.evaluation.metrics import COLUMNS, per_class, table_cell, without_nan
@@ -44,7 +44,7 @@ def evaluate(
     by_set, num_classes = OrderedDict(), config.num_classes(model)
     for name in config.test_sets():
         loader = config.test_loader(name)
-        check_classes(config.names("test"), num_classes, config.num_classes_keys)
+        check_num_classes(config.names("test"), num_classes, config.num_classes_keys)
         evaluator = config.evaluator(name)
         if fitted is not None:
             evaluator.fitted = fitted

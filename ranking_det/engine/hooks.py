@@ -230,7 +230,7 @@ class BestCheckpoint(HookBase):
         self.best = dict(state_dict)
 
 
-class Evaluation(EvalHook):
+class EvaluationHook(EvalHook):
     """Detectron2's evaluation hook, without a final evaluation of a run that has failed.
 
     After a failure, such as a full disk, the results would look like the results of a finished run.

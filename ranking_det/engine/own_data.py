@@ -24,7 +24,7 @@ from ranking_det.data.coco_json.reader import (
     read_annotations,
     summarize,
 )
-from ranking_det.data.conversion import ConversionPlan, plan_conversion
+from ranking_det.data.conversion_plan import ConversionPlan, plan_conversion
 from ranking_det.engine.command import Command
 from ranking_det.engine.run_config import RunConfig
 from ranking_det.files import write_table

@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from ranking_det.data.catalog import missing_shapes, prepare_registered
-from ranking_det.data.conversion import ConversionPlan
+from ranking_det.data.conversion_plan import ConversionPlan
 from ranking_det.data.images import set_max_pixels
 from ranking_det.data.stream import seeded
 from ranking_det.engine import run_checks
@@ -309,7 +309,7 @@ def _check_model(plan: Plan, splits: Sequence[str]) -> None:
     config = plan.config
     for split in splits:
         num_classes, keys = config.num_classes(plan.model), config.num_classes_keys
-        run_checks.check_classes(config.names(split), num_classes, keys)
+        run_checks.check_num_classes(config.names(split), num_classes, keys)
     config.augment(plan.model)
     _check_tensors(plan.model)
     try:
@@ -358,7 +358,7 @@ def check_records(plan: Plan, records: Records | None) -> None:
     if not records:
         raise UserError(f"{config.names_key('train')}: expected images to train on, got none")
     mapper = config.mapper("train")
-    run_checks.check_masks(records, mapper.mapper, config.names("train"))
+    run_checks.check_for_masks(records, mapper.mapper, config.names("train"))
     smallest = min(records, key=lambda record: max(record.get("height", 0), record.get("width", 0)))
     key = config.user_key("dataloader.train.mapper")
     with seeded(0, 0), run_checks.named_parts(plan.model, key):

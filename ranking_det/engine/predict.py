@@ -55,7 +55,7 @@ def predict_images(
     Args:
         model: a detector in Detectron2's input and output formats, on its device.
         images: files, folders (their images, sorted) or patterns such as ``photos/*.jpg``; see
-            :func:`find_images`.
+            :func:`list_images`.
         output_dir: folder for a ``STEM.jpg`` per image and ``predictions.json`` with ``images``,
             ``categories`` and ``annotations``. Annotations have a ``score``; their boxes are in
             pixels of the image after its EXIF rotation. It must not contain an input image.
@@ -78,7 +78,7 @@ def predict_images(
         RunError: a file cannot be written; the results so far stay.
         Stopped: a signal has stopped the command; the results so far stay.
     """
-    paths = find_images(images)
+    paths = list_images(images)
     _check_output(paths, Path(output_dir))
     check_no_folder(str(output_dir), ["predictions.json", *unique_names(paths)], "--output")
     _check_any(paths)
@@ -137,7 +137,7 @@ def predict_images(
     return predictions
 
 
-def find_images(images: Sequence[str]) -> list[str]:
+def list_images(images: Sequence[str]) -> list[str]:
     """Resolve files, folders and patterns to image files, without duplicates, in the given order.
 
     In folders and patterns, images are recognized by their content, not their extension. Files

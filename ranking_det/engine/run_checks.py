@@ -364,7 +364,7 @@ def check_datasets(names: Sequence[str], key: str) -> None:
             )
 
 
-def check_classes(names: Sequence[str], num_classes: int | None, keys: Sequence[str]) -> None:
+def check_num_classes(names: Sequence[str], num_classes: int | None, keys: Sequence[str]) -> None:
     """Check that the model has as many classes as each data set.
 
     Args:
@@ -434,7 +434,7 @@ def check_categories(name: str, records: Iterable[dict[str, Any]]) -> None:
                 )
 
 
-def check_masks(records: Sequence[dict[str, Any]], mapper: Any, names: Sequence[str]) -> None:
+def check_for_masks(records: Sequence[dict[str, Any]], mapper: Any, names: Sequence[str]) -> None:
     """Check that a training set has masks if its mapper loads masks.
 
     Args:

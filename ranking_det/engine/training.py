@@ -34,7 +34,7 @@ from ranking_det.engine.checkpoint import (
 from ranking_det.engine.evaluate import evaluate
 from ranking_det.engine.hooks import (
     BestCheckpoint,
-    Evaluation,
+    EvaluationHook,
     MetricsWriter,
     TrainingGuard,
     draw_results,
@@ -300,7 +300,7 @@ def _step_hooks(
         hooks.PreciseBN(period, model, statistics_loader, settings.precise_bn.num_iter)
         if statistics_loader is not None
         else None,
-        Evaluation(period, lambda: evaluate(config, model)),
+        EvaluationHook(period, lambda: evaluate(config, model)),
         BestCheckpoint(checkpointer, metrics) if comm.is_main_process() else None,
     ]
 

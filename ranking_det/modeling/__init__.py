@@ -13,7 +13,7 @@ from ranking_det.modeling.dense.head import DenseHead
 from ranking_det.modeling.dense.inference import DenseInference
 from ranking_det.modeling.dense.retinanet import RankingRetinaNet
 from ranking_det.modeling.interface import DetectorInterface, Positives, interface_of
-from ranking_det.modeling.raw_detections import RawDetections
+from ranking_det.modeling.postprocessing import RawDetections
 from ranking_det.modeling.rcnn.adapter import RCNNAdapter
 from ranking_det.modeling.rcnn.box_predictor import RankingBoxPredictor
 from ranking_det.modeling.rcnn.cascade import RankingCascadeROIHeads

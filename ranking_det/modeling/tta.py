@@ -13,7 +13,7 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from torch import nn
 
 from ranking_det.checks import check_integer
-from ranking_det.modeling.raw_detections import RawDetections
+from ranking_det.modeling.postprocessing import RawDetections
 
 
 class DenseDetectorWithTTA(nn.Module):

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ranking_det.data.shapes import prepare_shapes
 from ranking_det.engine import hooks, main
-from ranking_det.engine.predict import find_images
+from ranking_det.engine.predict import list_images
 from ranking_det.engine.run_config import load_config
 from ranking_det.user_errors import UserError
 from tests.cases import ROOT, run_function
@@ -394,4 +394,4 @@ def check_refusal(status, error, message):
 def test_a_pipe_as_image_file_is_rejected(folder):
     prepare(folder, "pipe.jpg")
     with pytest.raises(UserError, match="--predict: 'pipe.jpg' is not a file"):
-        find_images(["pipe.jpg"])
+        list_images(["pipe.jpg"])

@@ -19,7 +19,7 @@ from pycocotools.coco import COCO
 from torch import nn
 
 from ranking_det.engine import predict as predict_module
-from ranking_det.engine.predict import find_images, predict_images, unique_names
+from ranking_det.engine.predict import list_images, predict_images, unique_names
 from ranking_det.engine.stopping import Stopped, stop
 from ranking_det.user_errors import RunError, UserError
 
@@ -136,10 +136,10 @@ def test_folders_and_patterns_give_their_images_without_duplicates(tmp_path, cap
     (tmp_path / "notes.txt").write_text("no image")
     expected = [str(tmp_path / "a.png"), str(tmp_path / "b.JPG")]
     with caplog.at_level(logging.INFO):
-        assert find_images([str(tmp_path)]) == expected
+        assert list_images([str(tmp_path)]) == expected
     assert re.search(r"Skipped 2 files that are not images: .*hidden\.png, .*notes", caplog.text)
-    assert find_images([str(tmp_path / "*"), expected[0]]) == expected
-    assert find_images([expected[1], str(tmp_path)]) == expected[::-1]
+    assert list_images([str(tmp_path / "*"), expected[0]]) == expected
+    assert list_images([expected[1], str(tmp_path)]) == expected[::-1]
 
 
 def test_images_in_folders_are_found_by_their_content_and_not_by_their_extension(tmp_path):
@@ -149,7 +149,7 @@ def test_images_in_folders_are_found_by_their_content_and_not_by_their_extension
         rectangle_image().save(tmp_path / "e.avif")
     (tmp_path / "drawing.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     expected = sorted({str(path) for path in tmp_path.iterdir()} - {str(tmp_path / "drawing.eps")})
-    assert find_images([str(tmp_path)]) == expected
+    assert list_images([str(tmp_path)]) == expected
     content = json.loads(run([str(tmp_path)], tmp_path / "out").read_text())
     assert [image["file_name"] for image in content["images"]] == expected
 

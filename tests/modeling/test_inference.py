@@ -5,7 +5,7 @@ import torch
 from torchvision.ops import nms
 
 from ranking_det.modeling.dense.inference import DenseInference
-from ranking_det.modeling.raw_detections import RawDetections
+from ranking_det.modeling.postprocessing import RawDetections
 from tests.layers.cases import detections, soft_nms, vote_boxes
 
 

@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ranking_det.modeling import interface_of
 from ranking_det.modeling.dense.inference import DenseInference
-from ranking_det.modeling.raw_detections import RawDetections
+from ranking_det.modeling.postprocessing import RawDetections
 from tests.modeling.cases import load_masked_cascade, make_batch
 
 BOX = [12.0, 8.0, 24.0, 40.0]  # XYXY, the object in an image of 48 x 64

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ranking_det.data.coco_json.compressed_masks import is_whole
 from ranking_det.data.coco_json.faults import CORRECTED, Faults
 from ranking_det.data.coco_json.fields import Entry, get_column
+from ranking_det.data.coco_json.rle_validation import is_whole
 from ranking_det.user_errors import show
 
 Size = tuple[int, int]  # width, height

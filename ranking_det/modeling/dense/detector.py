@@ -46,7 +46,7 @@ from ranking_det.modeling.feature_maps import MapPredictions, flatten_level, fla
 from ranking_det.modeling.input_checks import check_objects
 from ranking_det.modeling.interface import DetectorInterface, Positives
 from ranking_det.modeling.part_checks import check_dense_parts
-from ranking_det.modeling.raw_detections import RawDetections
+from ranking_det.modeling.postprocessing import RawDetections
 from ranking_det.modeling.step_metrics import log_metrics
 from ranking_det.modeling.tta import DenseDetectorWithTTA
 from ranking_det.modeling.yaml_keys import build_node

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ranking_det.checks import check_at_least, check_choice, check_entries, check_integer
 from ranking_det.layers import HardNMS, ScoreVoting, SoftNMS
-from ranking_det.modeling.raw_detections import RawDetections, keep_best
+from ranking_det.modeling.postprocessing import RawDetections, postprocess
 from ranking_det.modeling.threshold_watch import count_boxes, count_detections
 
 # The names that yaml configs may use under MODEL.INFERENCE.
@@ -161,7 +161,7 @@ class DenseInference(nn.Module):
             Instances with ``pred_boxes``, ``scores`` and ``pred_classes``, by descending score.
         """
         suppression = self.suppression or self._default_suppression()
-        best = keep_best(
+        best = postprocess(
             raw, image_size, suppression, self.max_detections, max_coordinate=MAX_COORDINATE
         )
         count_detections(len(best.boxes))

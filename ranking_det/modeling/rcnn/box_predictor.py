@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from ranking_det.layers import HardNMS, ScoreVoting, SoftNMS
 from ranking_det.modeling.initialization import prior_logit
-from ranking_det.modeling.raw_detections import RawDetections, keep_best
+from ranking_det.modeling.postprocessing import RawDetections, postprocess
 from ranking_det.modeling.threshold_watch import count_boxes, count_detections
 
 # The names that yaml configs may use under MODEL.BOX_PREDICTOR.
@@ -199,5 +199,5 @@ class RankingBoxPredictor(nn.Module):
         columns = classes if by_class.shape[1] > 1 else torch.zeros_like(classes)
         raw = RawDetections(by_class[rows, columns], scores[rows, classes], classes)
         limit = len(rows) if self.test_topk_per_image < 0 else self.test_topk_per_image
-        best = keep_best(raw, image_size, self.suppression, limit, min_side=None)
+        best = postprocess(raw, image_size, self.suppression, limit, min_side=None)
         return best.to_instances(image_size)

@@ -33,7 +33,7 @@ from ranking_det.modeling.anchor_candidates import AnchorCandidates, as_one_clas
 from ranking_det.modeling.feature_maps import MapPredictions, flatten_level
 from ranking_det.modeling.initialization import prior_logit
 from ranking_det.modeling.part_checks import check_rpn_parts
-from ranking_det.modeling.raw_detections import RawDetections, keep_best
+from ranking_det.modeling.postprocessing import RawDetections, postprocess
 from ranking_det.modeling.rcnn import sampling
 from ranking_det.modeling.step_metrics import log_metrics
 from ranking_det.modeling.yaml_keys import build_node
@@ -250,7 +250,7 @@ class RankingRPN(AnchorCandidates, nn.Module):
         for size, *raw in zip(images.image_sizes, *fields, strict=True):
             # Non-finite boxes of a diverged model are dropped without an error, because its losses
             # are not finite either and the trainer reports them.
-            best = keep_best(
+            best = postprocess(
                 RawDetections(*raw), size, self.suppression, limit, min_side=self.min_box_size
             )
             proposals.append(

@@ -37,7 +37,7 @@ class RawDetections(NamedTuple):
         return Instances(image_size, pred_boxes=Boxes(self.boxes), **fields)
 
 
-def keep_best(
+def postprocess(
     raw: RawDetections,
     image_size: tuple[int, int],
     suppression: nn.Module,

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from ranking_det.data.coco_json.reader import ReadOptions, read_annotations
-from ranking_det.data.conversion import plan_conversion
+from ranking_det.data.conversion_plan import plan_conversion
 from ranking_det.user_errors import UserError
 from tests.data.formats import cases
 

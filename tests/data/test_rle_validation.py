@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_util
 
-from ranking_det.data.coco_json.compressed_masks import is_whole
 from ranking_det.data.coco_json.faults import Faults
 from ranking_det.data.coco_json.mask_rules import keep_usable_masks, rle_faults
+from ranking_det.data.coco_json.rle_validation import is_whole
 
 SIZE = (37, 50)
 AREA = SIZE[0] * SIZE[1]
