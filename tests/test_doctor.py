@@ -1,7 +1,9 @@
 """The doctor's report on this environment, and on environments broken in common ways."""
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 
 from ranking_det.doctor import diagnosis, report, runner
 from ranking_det.doctor.probes import PROBES, SAFE_TORCH, nvidia_smi
+from tools.install_detectron2 import REQUIREMENTS
 
 ROOT = Path(__file__).parents[1]
 QUICK_TORCHVISION = "class ops:\n    nms = print"  # importing the real one takes seconds
@@ -48,6 +51,25 @@ def test_the_doctor_reports_no_false_faults_on_this_machine(tmp_path):
     working = ["numpy", "Pillow", "torch", "torch, numpy", "torchvision", "Detectron2", "losses"]
     assert [name for name in working if checks[name]["status"] != "ok"] == []
     assert content["facts"]["detectron2"].startswith("0.6, ")
+
+
+def test_the_doctor_lists_the_packages_that_setup_py_requires():
+    (call,) = (
+        node
+        for node in ast.walk(ast.parse((ROOT / "setup.py").read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "setup"
+    )
+    arguments = {keyword.arg: keyword.value for keyword in call.keywords}
+    extras = ast.literal_eval(arguments["extras_require"])
+    required = ast.literal_eval(arguments["install_requires"]) + extras["detectors"]
+    listed = {"opencv-python-headless" if name == "opencv" else name for name in report.REQUIRED}
+    assert package_names(required) <= listed
+    assert listed - package_names(required) <= {"detectron2"} | package_names(REQUIREMENTS)
+    assert package_names(extras["timm"] + extras["lite"]) <= set(report.OPTIONAL)
+
+
+def package_names(requirements):
+    return {re.match(r"[\w-]+", requirement)[0] for requirement in requirements}
 
 
 def test_a_detectron2_too_old_for_pillow_10_is_reported_with_its_remedy(tmp_path):

@@ -1,4 +1,4 @@
-"""Prepare the user's own data sets of any format for training: plan in memory, then write.
+"""Prepare custom data sets of any format for training: plan in memory, then write.
 
     OUTPUT_DIR/data/
         train.json  val.json    COCO JSON, unless the source already is
@@ -44,7 +44,7 @@ class Side(NamedTuple):
         json_file: the path of the COCO JSON; unless it is the source, the plan has to write it.
         image_root: the folder of the images.
         content: the content of the JSON; read-only.
-        is_source: whether the JSON is the user's own file.
+        is_source: whether the JSON is a file of the user, so no conversion writes it.
     """
 
     json_file: str

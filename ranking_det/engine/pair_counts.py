@@ -24,7 +24,7 @@ from torch.nn import functional
 from ranking_det.criteria import Candidates, CriterionBase, CriterionOutput
 from ranking_det.data.mapper import ImageMapper
 from ranking_det.engine.command import Command
-from ranking_det.engine.own_data import log_own_data
+from ranking_det.engine.custom_data import log_custom_data
 from ranking_det.engine.part_errors import named_error
 from ranking_det.engine.plan import Plan, make_missing_sets, make_plan
 from ranking_det.engine.positive_counts import known_mapper, resizing_of
@@ -95,7 +95,7 @@ def _measure(plan: Plan, max_images: int | None) -> PairReport:
     mapper = _mapper(config)
     setup_logger(name="ranking_det")
     plan.write_data()
-    log_own_data(plan.data, masks=plan.learns_masks)
+    log_custom_data(plan.data, masks=plan.learns_masks)
     make_missing_sets(datasets)
     plan.load_weights()
     warn_of_other_inputs(plan)
