@@ -101,7 +101,7 @@ def convert_custom_data(
     # The split is the same for all training seeds, so that the APs of the runs can be compared.
     options = _options(command)
     sources = plan_conversion(*paths, config.train.output_dir, options=options)
-    sources.hold()
+    sources.cache()
     files = {}
     for split, side in (("train", sources.train), ("val", sources.val)):
         if side is not None:

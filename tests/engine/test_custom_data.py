@@ -278,7 +278,7 @@ def test_the_flag_crowds_are_objects_trains_on_crowds(outputs):
     # Later commands of the same process append to this log.
     log = (outputs / "crowds" / "log.txt").read_text().split("Command line:")[1]
     assert "9 images (3 without objects), 17 objects, 3 classes" in log
-    assert "train: noted: crowd, taken as an object: 2" in log
+    assert "train: noted: crowd, treated as an object: 2" in log
     assert "which are not learned" not in log
 
 

@@ -113,7 +113,7 @@ def test_a_training_set_without_images_is_refused():
         check_records(plan, [])
 
 
-def test_a_module_that_is_no_detector_is_refused():
+def test_a_module_that_is_not_a_detector_is_refused():
     with pytest.raises(UserError, match="^MODEL: expected a detector, .*, got Linear: the model f"):
         run_checks.check_detector(torch.nn.Linear(2, 2), "MODEL")
     with pytest.raises(UserError, match=r"^MODEL: .*, got Constant: it returns 5$"):
