@@ -57,7 +57,7 @@ from ranking_det.engine.resuming import check_states
 from ranking_det.engine.run_config import Records, RunConfig, load_config
 from ranking_det.evaluation.fitted_scores import FittedScores
 from ranking_det.modeling.interface import interface_of
-from ranking_det.user_errors import UserError, kept_log, no_log
+from ranking_det.user_errors import UserError, disable_log, record_log
 
 
 @dataclass
@@ -329,7 +329,7 @@ def _load_data(plan: Plan) -> None:
     config, trains = plan.config, plan.command.trains
     names = [*(config.names("train") if trains else ()), *config.names("test")]
     missing = missing_shapes(names)
-    with kept_log() as plan.messages:
+    with record_log() as plan.messages:
         if plan.sources is None:
             make_missing_sets([name for name in names if name not in missing])
         elif config.evaluator_reads_files:
@@ -394,7 +394,7 @@ def _try_weights(plan: Plan) -> None:
 
     The run loads them into the model again and logs what is missing. The file is read only once.
     """
-    with no_log():
+    with disable_log():
         plan.load_weights()
     if plan.command.resume:
         config = plan.config
