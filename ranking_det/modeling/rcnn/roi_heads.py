@@ -472,7 +472,7 @@ def build_mask_part(
         ``mask_in_features``, ``mask_pooler`` and ``mask_head``.
 
     Raises:
-        UserError: a criterion that cannot be built.
+        UserError: a criterion cannot be built.
     """
     for part in criterion.criteria:
         part.localization.append(build_node(cfg, "MASK_CRITERION", criteria))
