@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Make the picture of a report on detections: ``python -m benchmarks.detection_report``.
 
-Trains RetinaNet with ATSS, once with focal loss and once with Rank & Sort Loss, by the quick
-configs (about a minute each on two CPU cores; skipped if there is a model), compares them with
-``python -m ranking_det.analysis report``, and takes pictures of the page with Chromium.
+Trains RetinaNet with ATSS by the quick configs, once with focal loss and once with Rank & Sort Loss
+(about a minute each on two CPU cores; skipped if a trained model exists). Compares the two models
+with ``python -m ranking_det.analysis report``, and takes pictures of the page with Chromium.
 """
 
 from __future__ import annotations
@@ -32,17 +32,20 @@ def train(name: str) -> None:
     """Train a quick config unless its results exist."""
     if not Path(RUNS, name, "model_final.pth").exists():
         config = ROOT / "configs/shapes/quick" / f"{name}.py"
-        words = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(config)]
-        subprocess.run(words, check=True)
+        args = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(config)]
+        subprocess.run(args, check=True)
 
 
 def write_report() -> None:
     """Compare the two runs."""
-    words = ["--ground-truth", "datasets/shapes/annotations/instances_val.json"]
+    args = ["--ground-truth", "datasets/shapes/annotations/instances_val.json"]
     for flag, file in (("results", "coco_instances_results.json"), ("metrics", "metrics.json")):
-        words += [f"--{flag}", *(f"{name}={RUNS}/{run}/{file}" for name, run in METHODS.items())]
-    words += ["--images", "datasets/shapes/val", "--output", REPORT]
-    subprocess.run([sys.executable, "-m", "ranking_det.analysis", "report", *words], check=True)
+        args += [
+            f"--{flag}",
+            *(f"{name}={RUNS}/{run}/{file}" for name, run in METHODS.items()),
+        ]
+    args += ["--images", "datasets/shapes/val", "--output", REPORT]
+    subprocess.run([sys.executable, "-m", "ranking_det.analysis", "report", *args], check=True)
 
 
 def take_picture(page: str, height: int) -> Image.Image:
@@ -50,10 +53,13 @@ def take_picture(page: str, height: int) -> Image.Image:
     with tempfile.TemporaryDirectory() as folder:
         path, picture = Path(folder, "page.html"), Path(folder, "page.png")
         path.write_text(page)
-        words = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-        words += [f"--user-data-dir={folder}/profile", "--blink-settings=preferredColorScheme=1"]
-        words += [f"--window-size={WIDTH},{height}", f"--screenshot={picture}"]
-        subprocess.run([*words, path.as_uri()], check=True, capture_output=True)
+        args = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+        args += [
+            f"--user-data-dir={folder}/profile",
+            "--blink-settings=preferredColorScheme=1",
+        ]
+        args += [f"--window-size={WIDTH},{height}", f"--screenshot={picture}"]
+        subprocess.run([*args, path.as_uri()], check=True, capture_output=True)
         return Image.open(io.BytesIO(picture.read_bytes())).convert("RGB")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from detectron2.config import LazyConfig
 
 from benchmarks.config_memory import published_configs
-from benchmarks.version_matrix import test_matrix
+from benchmarks.version_matrix import matrix_table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -312,7 +312,7 @@ BLOCKS = {
     "losses": losses,
     "steps": steps,
     "measured": measured,
-    "test-matrix": test_matrix,
+    "test-matrix": matrix_table,
     "quick": quick,
     "blood-cells": blood_cells,
     "lite0": lite0,

@@ -4,8 +4,8 @@
 From the root of the repository: ``python -m benchmarks.reading``. The file has 100,000 images and
 800,000 objects, each with a box and a polygon of four points, from a fixed seed. Each measurement
 is a new process, and the compared programs are interleaved, so a busy machine slows all of them.
-The reader is measured as the command line uses it for boxes, without looking for the images, and
-again with mask checks. Writes ``benchmarks/results/reading_cpu.json``.
+The reader is measured twice: as the command line uses it for boxes, without looking for the image
+files, and with mask checks. Writes ``benchmarks/results/reading_cpu.json``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RESULT = Path(__file__).parent / "results" / "reading_cpu.json"
 IMAGES, OBJECTS, CLASSES = 100_000, 800_000, 80
 WIDTH, HEIGHT = 640, 480
 ROUNDS = 3
-LIMIT = 1.5  # maximum ratio for boxes
+LIMIT = 1.5  # maximum time for boxes, relative to json.load and pycocotools' index
 KIB_PER_MIB = 1024
 
 
@@ -41,13 +41,13 @@ def write_file(path: Path) -> None:
     """
     generator = random.Random(0)
     annotations = []
-    for identity in range(1, OBJECTS + 1):
+    for annotation_id in range(1, OBJECTS + 1):
         x, y = round(generator.uniform(0, 500), 2), round(generator.uniform(0, 400), 2)
         width, height = round(generator.uniform(5, 140), 2), round(generator.uniform(5, 80), 2)
         right, bottom = round(x + width, 2), round(y + height, 2)
         annotations.append(
             {
-                "id": identity,
+                "id": annotation_id,
                 "image_id": generator.randint(1, IMAGES),
                 "category_id": generator.randint(1, CLASSES),
                 "bbox": [x, y, width, height],
@@ -107,14 +107,14 @@ PROGRAMS = {
 
 
 def measure(name: str, path: str) -> tuple[float, float, float]:
-    """Run a program in this process.
+    """Measure the time and the peak memory of a program in this process.
 
     Args:
         name: the key of the program.
         path: the annotation file.
 
     Returns:
-        Seconds, and the peak memory of the process before and after in MiB.
+        Its seconds, and the peak memory of the process before and after it, in MiB.
     """
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / KIB_PER_MIB
     start = time.perf_counter()

@@ -2,9 +2,9 @@
 """Benchmark training steps with ranking criteria against focal loss.
 
 From the root of the repository: ``python -m benchmarks.steps``. One model trains on one batch of
-the shapes data set, and the steps of the criteria are interleaved. A step is forward and backward.
-Mask R-CNN is also measured, with Rank & Sort Loss and with cross entropy, on the same weights and
-the same RoIs: all proposals, and the masks of all positives. Writes
+the shapes data set, and the steps of the criteria are interleaved. A step is a forward and a
+backward pass. Mask R-CNN is also measured, with Rank & Sort Loss and with cross entropy, on the
+same weights and the same RoIs: all proposals, and the masks of all positives. Writes
 ``benchmarks/results/steps_<device>.json``.
 """
 
@@ -35,8 +35,6 @@ CRITERIA = {
     "alrp": "retinanet_atss_alrp",
     "ape": "retinanet_atss_ape",
 }
-
-
 RCNNS = {"detectron2": "mask_ce", "cross_entropy": "mask_ce", "rank_sort": "mask_rs"}
 
 RANKING, LIMIT, RCNN_LIMIT = ("rank_sort", "ap", "alrp"), 1.05, 1.1

@@ -42,7 +42,8 @@ ROWS = {
     "main": Row("3.11", ("torch==2.14.1", "torchvision==0.29.1", "numpy>=2"), "main"),
     "losses-oldest": Row("3.10", ("torch==2.4.0", "numpy==1.26.4"), None),
 }
-# The parts that need torch and NumPy only; the other rows run all tests except the slow ones.
+# Folders whose tests need torch and NumPy only. Rows without Detectron2 run these; the others run
+# all tests except the slow ones.
 TORCH_ONLY = ("losses", "criteria", "assigners")
 TORCH_ONLY_TESTS = [
     f"{folder_name}/{part}" for folder_name in ("tests", "ranking_det") for part in TORCH_ONLY
@@ -170,7 +171,7 @@ def measure(name: str, row: Row, install_only: bool) -> dict[str, Any] | None:
             raise NotRunError(f"this command failed: {' '.join(error.cmd)}") from error
 
 
-def test_matrix() -> str:
+def matrix_table() -> str:
     """Return a Markdown table with the last result of each row."""
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     names = ("python", "torch", "torchvision", "numpy", "detectron2")
@@ -216,7 +217,7 @@ def main() -> int:
         if record is None:
             print(f"{name}: installed", flush=True)
             continue
-        # Read the file again for each row, because another process may have written one.
+        # Read the file again for each row, because another process may have written another row.
         results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         RESULTS.write_text(json.dumps({**results, name: record}, indent=1) + "\n")
         counts = ", ".join(f"{record[kind]} {kind}" for kind in ("passed", "failed", "skipped"))

@@ -57,7 +57,7 @@ class Walk(NamedTuple):
 # Names of the engine's functions. When the engine changes, only these need an update.
 LOAD_CONFIG = Call(r"engine/.*", "load_config|load_experiment")
 BUILD_MODEL = Call(r"engine/.*", "model")
-OWN_DATA = Call(r"engine/own_data\.py", "take_own_data")
+CUSTOM_DATA = Call(r"engine/custom_data\.py", "prepare_custom_data")
 MAKE_LOADER = Call(r"engine/.*", "train_loader|records")
 
 CRITERION = Call(r"criteria/criterion\.py", "forward")
@@ -66,9 +66,11 @@ CONSTRUCTOR = Call(r"modeling/.*", "__init__")
 WALKS = {
     # Forward pass of the criterion in a training step.
     "logits -> loss": Walk((CRITERION,), CRITERION, includes_last=True, limit=14),
-    # Training on a user's own files, from reading the JSON to the function that builds the loader.
+    # Training on custom data, from reading the JSON to the function that builds the loader.
     # Five of the modules on this walk check the JSON and the images.
-    "--train-json -> loader": Walk((OWN_DATA, MAKE_LOADER), LOADER, includes_last=False, limit=9),
+    "--train-json -> loader": Walk(
+        (CUSTOM_DATA, MAKE_LOADER), LOADER, includes_last=False, limit=9
+    ),
     # From the name of a config to the first constructor of a part of the model.
     "config -> model": Walk((LOAD_CONFIG, BUILD_MODEL), CONSTRUCTOR, includes_last=False, limit=6),
 }

@@ -81,7 +81,7 @@ def check_value(target: Callable[..., Any], key: str, value: Any, node_name: str
         node_name: the node's name in messages, such as ``model.assigner``.
 
     Raises:
-        UserError: a value of another type.
+        UserError: the value has another type.
     """
     functions = (c.__init__ if inspect.isclass(c) else c for c in _callees(target))
     try:
@@ -110,7 +110,8 @@ def build_component(
         The constructed object.
 
     Raises:
-        UserError: an unknown name, an unknown or missing argument, or a wrong type or value.
+        UserError: a name is unknown, an argument is unknown or missing, or a type or value is
+            wrong.
     """
     if "NAME" not in node:
         suggestion = nearest("", component_names(namespace))

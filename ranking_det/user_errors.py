@@ -46,7 +46,7 @@ def run_command(program: str, work: Callable[[], str]) -> int:
 
 
 @contextmanager
-def no_log() -> Iterator[None]:
+def disable_log() -> Iterator[None]:
     """Disable all logging, for checks whose only message is the error."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -57,8 +57,8 @@ def no_log() -> Iterator[None]:
 
 
 @contextmanager
-def kept_log() -> Iterator[list[logging.LogRecord]]:
-    """Keep the messages that are logged before the log file exists; yield their list.
+def record_log() -> Iterator[list[logging.LogRecord]]:
+    """Record the messages that are logged before the log file exists; yield their list.
 
     The loggers are those of Detectron2, which :func:`detectron2.utils.logger.setup_logger` sets up.
     """

@@ -14,8 +14,11 @@ import pytest
 from benchmarks import quick
 from benchmarks.docs import BLOCK, BLOCKS, fill
 from ranking_det import losses
+from ranking_det.analysis import __main__ as analysis
+from ranking_det.data import convert
 from ranking_det.engine.command import parse
 from ranking_det.engine.run_config import load_config
+from ranking_det.evaluation import command_line as evaluation
 
 ROOT = Path(__file__).parents[1]
 ABLATIONS = ROOT / "configs" / "ablations" / "README.md"
@@ -24,6 +27,11 @@ PAGES += sorted((ROOT / "docs").glob("*.md"))
 TEXTS = {str(path.relative_to(ROOT)): path.read_text() for path in PAGES}
 every_page = pytest.mark.parametrize("page", TEXTS)
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PARSERS = {
+    "ranking_det.analysis": analysis.build_parser,
+    "ranking_det.data.convert": convert.build_parser,
+    "ranking_det.evaluation": evaluation.build_parser,
+}
 PLACEHOLDER = re.compile(r"\b[A-Z][A-Z_]+\b")
 BRITISH = re.compile(
     r"colour|centre|neighbour|behaviour|grey|modelling|labelled|(?:local|normal|recogn|initial"
@@ -87,6 +95,20 @@ def test_commands_name_configs_and_keys_that_exist(words, monkeypatch):
     monkeypatch.chdir(ROOT)
     command = parse(words)
     load_config(command.config_file, command.overrides, trust=True)
+
+
+def test_the_flags_of_all_training_commands_exist():
+    """This includes commands with the config that a run saves, and those for torchrun."""
+    for _, words in commands():
+        if "train_net.py" in words:
+            parse(words[words.index("train_net.py") + 1 :])
+
+
+def test_the_arguments_of_module_commands_are_accepted():
+    for page, words in commands():
+        if words[:2] == ["python", "-m"] and len(words) > 3:
+            _, overrides = PARSERS[words[2]]().parse_known_args(words[3:])
+            assert all("=" in word for word in overrides), f"{page}: {' '.join(words)}"
 
 
 def test_modules_and_make_targets_exist():

@@ -1,7 +1,10 @@
 """The doctor's report on this environment, and on environments broken in common ways."""
 
+import ast
 import json
 import os
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +51,27 @@ def test_the_doctor_reports_no_false_faults_on_this_machine(tmp_path):
     working = ["numpy", "Pillow", "torch", "torch, numpy", "torchvision", "Detectron2", "losses"]
     assert [name for name in working if checks[name]["status"] != "ok"] == []
     assert content["facts"]["detectron2"].startswith("0.6, ")
+
+
+def test_the_doctor_lists_the_packages_that_setup_py_requires():
+    (call,) = (
+        node
+        for node in ast.walk(ast.parse((ROOT / "setup.py").read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "setup"
+    )
+    arguments = {keyword.arg: keyword.value for keyword in call.keywords}
+    extras = ast.literal_eval(arguments["extras_require"])
+    required = ast.literal_eval(arguments["install_requires"]) + extras["detectors"]
+    listed = {"opencv-python-headless" if name == "opencv" else name for name in report.REQUIRED}
+    assert package_names(required) <= listed
+    installer = runpy.run_path(str(ROOT / "tools" / "install_detectron2.py"))
+    of_detectron2 = {"detectron2"} | package_names(installer["REQUIREMENTS"])
+    assert listed - package_names(required) <= of_detectron2
+    assert package_names(extras["timm"] + extras["lite"]) <= set(report.OPTIONAL)
+
+
+def package_names(requirements):
+    return {re.match(r"[\w-]+", requirement)[0] for requirement in requirements}
 
 
 def test_a_detectron2_too_old_for_pillow_10_is_reported_with_its_remedy(tmp_path):

@@ -65,7 +65,7 @@ FIXES = (
         r'str(files("detectron2.model_zoo") / \1)',
         1,
     ),
-    # These modules must import without the compiled operators.
+    # It must be possible to import these modules without the compiled operators.
     Fix(
         "detectron2/layers/*.py",
         r"^from detectron2 import _C$",

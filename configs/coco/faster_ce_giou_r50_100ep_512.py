@@ -1,8 +1,8 @@
 """Faster R-CNN, max-IoU, cross entropy, GIoU Loss, sampling: ResNet-50, 100 epochs at 512 px.
 
 Published AP 38.2: the baseline of aLRP Loss (Oksuz et al., NeurIPS 2020) on COCO. We know neither
-the learning rate nor the weight of the GIoU Loss. Here they are the usual values: .02 for 16
-images, scaled to 32 images, and 10. The RPN has L1 loss.
+the learning rate nor the weight of the GIoU Loss and use the usual values: .02 for 16 images per
+batch, scaled to 32, and 10. The RPN has L1 loss.
 """
 
 from ..common.criteria import cross_entropy_giou

@@ -1,7 +1,7 @@
 """Faster R-CNN, max-IoU, cross entropy, smooth L1, sampling: ResNet-50, 100 epochs at 512 px.
 
 Published AP 37.8: the baseline of aLRP Loss (Oksuz et al., NeurIPS 2020) on COCO. We do not know
-the learning rate; here it is the usual .02 for 16 images, scaled to 32 images. The RPN has L1 loss,
+the learning rate and use the usual .02 for 16 images per batch, scaled to 32. The RPN has L1 loss,
 and the box head has smooth L1 with a beta of 1, as in Ren et al., NeurIPS 2015.
 """
 

@@ -1,7 +1,7 @@
 """RetinaNet, ATSS, aLRP Loss: ResNet-101, 100 epochs on COCO at 800 x 800 px.
 
 Published AP 45.4: aLRP Loss with ATSS and ResNet-101 (Oksuz et al., NeurIPS 2020). We do not know
-the learning rate; here it is that of the training at 512 px, scaled from 32 images to 16. The test
+the learning rate and use that of the 512 px config, scaled from 32 images per batch to 16. The test
 images have a short edge of 800 px, as in the other rows.
 """
 

@@ -1,7 +1,7 @@
 """RetinaNet, ATSS, aLRP Loss: ResNeXt-101, 100 epochs on COCO at 512 px.
 
-Published AP 44.5: aLRP Loss with ATSS and ResNeXt-101 (Oksuz et al., NeurIPS 2020). Here it is the
-64 x 4d variant, as in the other papers' rows.
+Published AP 44.5: aLRP Loss with ATSS and ResNeXt-101 (Oksuz et al., NeurIPS 2020). We use the
+64 x 4d variant, as in the rows of the other papers.
 """
 
 from ..common.coco import RESNEXT_101

@@ -1,8 +1,8 @@
 """RetinaNet, ATSS, aLRP Loss: ResNeXt-101 with DCN, 100 epochs on COCO at 800 x 800 px.
 
-Published AP 48.6: aLRP Loss with ATSS and ResNeXt-101-DCN (Oksuz et al., NeurIPS 2020). Here the
-ResNeXt-101 is the 64 x 4d variant, as in the other papers' rows. We do not know the number of
-deformable groups; here it is 4, as in Rank & Sort Loss by the same authors.
+Published AP 48.6: aLRP Loss with ATSS and ResNeXt-101-DCN (Oksuz et al., NeurIPS 2020). We use the
+64 x 4d variant, as in the rows of the other papers. We do not know the number of deformable groups
+and use 4, as the same authors did for Rank & Sort Loss.
 """
 
 from ..common.coco import RESNEXT_101

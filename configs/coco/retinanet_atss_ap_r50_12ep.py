@@ -1,7 +1,7 @@
 """RetinaNet, ATSS, AP Loss: ResNet-50, 12 epochs on COCO.
 
 Published AP 38.3: AP Loss with ATSS, a baseline of the paper on bucketed losses (ECCV 2024). We do
-not know the instance weights of the box loss; here all positives have the same weight.
+not know the instance weights of the box loss and give all positives the same weight.
 """
 
 from ..common.criteria import ap_giou

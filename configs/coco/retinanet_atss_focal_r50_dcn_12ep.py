@@ -1,7 +1,7 @@
 """RetinaNet, ATSS, focal loss, centerness branch: ResNet-50 with DCN, 12 epochs.
 
 Published AP 43.9 on COCO: FCOS-ATSS with ResNet-50-DCN in table 1 of RankDetNet (Liu et al., CVPR
-2021). The paper does not give the number of deformable groups; here it is 1.
+2021). The paper does not give the number of deformable groups; we use 1.
 """
 
 from ..common.models.backbones import deformable

@@ -1,7 +1,7 @@
 """RetinaNet, ATSS, focal loss then RankDetNet's losses: ResNet-50 with DCN, 24 epochs.
 
 Published AP 45.2 on COCO: FCOS-ATSS with ResNet-50-DCN in table 1 of RankDetNet (Liu et al., CVPR
-2021). The paper does not give the number of deformable groups; here it is 1.
+2021). The paper does not give the number of deformable groups; we use 1.
 """
 
 from ..common.models.backbones import deformable

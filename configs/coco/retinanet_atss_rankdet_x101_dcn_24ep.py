@@ -1,7 +1,7 @@
 """RetinaNet, ATSS, focal loss then RankDetNet's losses: ResNeXt-101 with DCN, 24 epochs.
 
 Published AP 48.1 on COCO: FCOS-ATSS with ResNeXt-101-DCN (64 x 4d) in table 1 of RankDetNet (Liu et
-al., CVPR 2021). The paper does not give the number of deformable groups; here it is 1.
+al., CVPR 2021). The paper does not give the number of deformable groups; we use 1.
 """
 
 from ..common.coco import RESNEXT_101

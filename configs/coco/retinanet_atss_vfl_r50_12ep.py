@@ -1,8 +1,8 @@
 """RetinaNet, ATSS, varifocal loss: ResNet-50, 12 epochs on COCO.
 
 Published AP 40.2: varifocal loss (Zhang et al., CVPR 2021) with ATSS(800), quoted in table 9 of APE
-Loss (Xu et al., CVPR 2022). We do not know the instance weights of the box loss; here all positives
-have the same weight.
+Loss (Xu et al., CVPR 2022). We do not know the instance weights of the box loss and give
+all positives the same weight.
 """
 
 from ..common.criteria import varifocal

@@ -1,7 +1,7 @@
 """RetinaNet, PAA, AP Loss, score voting: ResNet-50, 12 epochs on COCO.
 
 Published AP 37.3: AP Loss with PAA, a baseline of the paper on bucketed losses (ECCV 2024). We do
-not know the instance weights of the box loss; here all positives have the same weight.
+not know the instance weights of the box loss and give all positives the same weight.
 """
 
 from ..common.assigners import paa_rank_sort

@@ -2,7 +2,7 @@
 
 Published AP 50.0 on test-dev: PAA*(800) with Res2Net-101-FPN-DCN in table 9 of Xu et al., CVPR
 2022. The authors' code has other settings for PAA* (lam 8, score threshold .25, NMS .6) than for
-FCOS (2, .15, .5) with this backbone; the config takes those for PAA*, which the row names.
+FCOS (2, .15, .5) with this backbone; the config uses those for PAA*, the assigner of this row.
 """
 
 from detectron2.config import LazyCall as L

@@ -1,7 +1,6 @@
-"""Cityscapes data loader and schedule for Rank & Sort Loss.
+"""Cityscapes data loader and schedule of the paper on bucketed losses (ECCV 2024).
 
-As in the paper on bucketed losses (ECCV 2024), each of the 12 epochs uses every image 8 times:
-12 x 8 x 186 iterations of 16 images.
+Each of the 12 epochs uses every image 8 times: 12 x 8 x 186 iterations of 16 images.
 """
 
 from .coco import dataloader_masks as dataloader

@@ -1,8 +1,9 @@
 """Criteria with the settings of their papers; configs differ only in the arguments.
 
-The pointwise criteria for coco/ are normalized by the number of positives of the current step, as
-in their papers' code, and not by Detectron2's moving average. FCOS, ATSS and PAA use the mean of
-that number over all processes.
+Focal, quality focal and varifocal loss for coco/ are divided by the number of positives of the
+current step, as in their papers' code, and not by Detectron2's moving average. Quality focal and
+varifocal loss, and the criteria of FCOS, ATSS and PAA, use the mean of that number over all
+processes. Cross entropy is divided by the number of candidates.
 """
 
 from collections.abc import Sequence

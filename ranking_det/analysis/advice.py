@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from ranking_det.data.object_statistics import TINY, ClassCount, Copies, DataStatistics
-from ranking_det.engine.own_data import MANY_CROWDS
+from ranking_det.engine.custom_data import MANY_CROWDS
 from ranking_det.engine.positive_counts import PositiveCounts
 from ranking_det.visualization.page import percent
 

@@ -38,7 +38,7 @@ from ranking_det.data.object_statistics import (
     shortest_edge_scales,
 )
 from ranking_det.engine.checkpoint import load_weights
-from ranking_det.engine.own_data import NUM_DECODED, write_faults
+from ranking_det.engine.custom_data import NUM_DECODED, write_faults
 from ranking_det.engine.positive_counts import count_positives, input_sizes
 from ranking_det.engine.run_checks import check_output_dir
 from ranking_det.engine.run_config import RunConfig, load_config

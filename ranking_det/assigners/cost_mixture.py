@@ -140,10 +140,10 @@ class CostMixture(Assigner):
         # Sample index n means that there is no anchor. Samples that are not positive go to an extra
         # entry at the end.
         rows = torch.cat([rows, rows.new_full((1,), len(matched))])
-        where = torch.where(positive.reshape(-1), rows[samples], len(matched))
-        owners = torch.arange(len(boxes), device=where.device).repeat_interleave(positive.shape[1])
-        result = torch.full((len(matched) + 1,), BACKGROUND, device=where.device)
-        return result.scatter_(0, where, owners)[:-1]
+        entries = torch.where(positive.reshape(-1), rows[samples], len(matched))
+        index = torch.arange(len(boxes), device=entries.device).repeat_interleave(positive.shape[1])
+        result = torch.full((len(matched) + 1,), BACKGROUND, device=entries.device)
+        return result.scatter_(0, entries, index)[:-1]
 
     def _cheapest(self, costs: Tensor, groups: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
         """Find the ``topk`` anchors with the lowest cost in each group; ties go to the first.
@@ -186,5 +186,5 @@ class CostMixture(Assigner):
         # One or two samples are too few for a mixture: the cheapest is positive.
         count = exists.sum(dim=1, keepdim=True)
         first = torch.zeros_like(exists).scatter_(1, values.argmin(dim=1, keepdim=True), True)
-        enough = count > (0 if self.single_candidate == "positive" else 1)
-        return torch.where(count > 2, positive, exists & first & enough).to(device)
+        has_enough = count > (0 if self.single_candidate == "positive" else 1)
+        return torch.where(count > 2, positive, exists & first & has_enough).to(device)

@@ -87,13 +87,13 @@ class MaxIoU(Assigner):
             if self.low_quality is not None:
                 low_quality = torch.maximum(low_quality, self._last_low_quality(iou, rows.start))
             value, row = iou.max(dim=0)
-            better = value > best
-            best = torch.where(better, value, best)
-            index = torch.where(better, row + rows.start, index)
+            is_better = value > best
+            best = torch.where(is_better, value, best)
+            index = torch.where(is_better, row + rows.start, index)
         matched[best >= self.negative_iou] = IGNORE
         matched = torch.where(best >= self.positive_iou, index, matched)
-        owner = low_quality if self.low_quality == "object" else index
-        return torch.where(low_quality >= 0, owner, matched)
+        low_quality_index = low_quality if self.low_quality == "object" else index
+        return torch.where(low_quality >= 0, low_quality_index, matched)
 
     def _last_low_quality(self, iou: Tensor, first: int) -> Tensor:
         """Find the last object that each anchor is a low-quality match of.
@@ -106,7 +106,7 @@ class MaxIoU(Assigner):
             (R,) int64, the index of the object; -1 for an anchor that is not a low-quality match.
         """
         highest = iou.amax(dim=1, keepdim=True)
-        enough = (highest > 0) & (highest >= self.low_quality_iou)
+        is_high_enough = (highest > 0) & (highest >= self.low_quality_iou)
         # In int32, because this matrix is as large as the matrix of IoUs.
-        number = torch.arange(first, first + len(iou), dtype=torch.int32, device=iou.device)
-        return torch.where((iou == highest) & enough, number[:, None], -1).amax(dim=0).long()
+        index = torch.arange(first, first + len(iou), dtype=torch.int32, device=iou.device)
+        return torch.where((iou == highest) & is_high_enough, index[:, None], -1).amax(dim=0).long()

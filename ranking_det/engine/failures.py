@@ -29,7 +29,7 @@ LOST = re.compile(r"(?i)connection (?:closed|reset|refused)|timed out|broken pip
 
 REMEDIES = {
     errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some space of your quota",
+    errno.EDQUOT: "free some of your quota",
     errno.EROFS: "make it writable",
     errno.EACCES: "make it writable",
     errno.EPERM: "make it writable",

@@ -36,6 +36,16 @@ from ranking_det.engine.checkpoint import (
     load_weights,
 )
 from ranking_det.engine.command import Command
+from ranking_det.engine.custom_data import (
+    NAMES,
+    CustomData,
+    check_custom_names,
+    convert_custom_data,
+    missing_custom_data,
+    prepare_custom_data,
+    read_custom_masks,
+    register_custom_data,
+)
 from ranking_det.engine.fitted import find_fitted
 from ranking_det.engine.output_folder import (
     check_names,
@@ -43,21 +53,11 @@ from ranking_det.engine.output_folder import (
     check_not_put_aside,
     where_put,
 )
-from ranking_det.engine.own_data import (
-    NAMES,
-    OwnData,
-    check_own_names,
-    convert_own_data,
-    missing_own_data,
-    read_own_masks,
-    register_own_data,
-    take_own_data,
-)
 from ranking_det.engine.resuming import check_states
 from ranking_det.engine.run_config import Records, RunConfig, load_config
 from ranking_det.evaluation.fitted_scores import FittedScores
 from ranking_det.modeling.interface import interface_of
-from ranking_det.user_errors import UserError, kept_log, no_log
+from ranking_det.user_errors import UserError, disable_log, record_log
 
 
 @dataclass
@@ -66,8 +66,8 @@ class Plan:
 
     Attributes:
         command: the parsed command line.
-        config: the config, adapted to the user's own data.
-        data: summaries of the user's own files.
+        config: the config, adapted to the custom data.
+        data: summaries of the custom data.
         weights: the checkpoint to start from, to resume, to evaluate or to predict with; its path
             may be "".
         model: the model on its device. It is built once, and the run continues with the random
@@ -82,7 +82,7 @@ class Plan:
 
     command: Command
     config: RunConfig
-    data: OwnData
+    data: CustomData
     weights: Checkpoint
     model: nn.Module
     dtype: str
@@ -161,8 +161,8 @@ def make_plan(command: Command, *, starts_others: bool = False) -> Plan:
         path = where_put(str(Path(path).parent), path)
     config = load_config(path, command.overrides, trust=command.trust_config)
     _check_apart(config, command)
-    command, sources = convert_own_data(config, command)
-    data = take_own_data(config, command, sources)
+    command, sources = convert_custom_data(config, command)
+    data = prepare_custom_data(config, command, sources)
     settings = config.train
     _check_folders(config, command)
     if not (starts_others and torch.cuda.is_available()):
@@ -183,7 +183,7 @@ def make_plan(command: Command, *, starts_others: bool = False) -> Plan:
     model = config.model()
     if not starts_others:
         model.to(settings.device)
-    data = read_own_masks(command, data, model)
+    data = read_custom_masks(command, data, model)
     plan = Plan(command, config, data, weights, model, dtype, sources=sources)
     _check_model(plan, [] if command.predict else splits)
     # The converted data are only in the memory of the process that starts the others.
@@ -267,7 +267,7 @@ def _check_data(config: RunConfig, command: Command, splits: Sequence[str]) -> N
         names = config.names(split)
         if not names and config.yaml is not None and (split == "train" or command.eval_only):
             raise UserError(f"{config.names_key(split)}: expected at least one data set, got none")
-        check_own_names(names)
+        check_custom_names(names)
         run_checks.check_datasets(names, config.names_key(split))
     name = OmegaConf.select(config.nodes, "dataloader.evaluator.dataset_name")
     if "test" in splits and isinstance(name, str):
@@ -275,19 +275,19 @@ def _check_data(config: RunConfig, command: Command, splits: Sequence[str]) -> N
 
 
 def _check_trained_classes(
-    config: RunConfig, command: Command, data: OwnData, weights: Checkpoint
+    config: RunConfig, command: Command, data: CustomData, weights: Checkpoint
 ) -> None:
     class_names = weights.extras.get("class_names")
     if command.eval_only and data.val is not None and class_names is not None:
-        register_own_data(config, command, data, class_names, weights.path)
+        register_custom_data(config, command, data, class_names, weights.path)
     names = config.names("test" if command.eval_only else "train")
     try:
         run_checks.check_trained_classes(names, class_names, weights.path)
     except UserError:
         split = "val" if command.eval_only else "train"
-        is_of_own_data = re.search(rf"\b{NAMES[split]}\b", weights.extras.get("config") or "")
-        if is_of_own_data and NAMES[split] not in names:
-            raise missing_own_data(split, f"{weights.path!r} was trained") from None
+        is_of_custom_data = re.search(rf"\b{NAMES[split]}\b", weights.extras.get("config") or "")
+        if is_of_custom_data and NAMES[split] not in names:
+            raise missing_custom_data(split, f"{weights.path!r} was trained") from None
         raise
 
 
@@ -329,7 +329,7 @@ def _load_data(plan: Plan) -> None:
     config, trains = plan.config, plan.command.trains
     names = [*(config.names("train") if trains else ()), *config.names("test")]
     missing = missing_shapes(names)
-    with kept_log() as plan.messages:
+    with record_log() as plan.messages:
         if plan.sources is None:
             make_missing_sets([name for name in names if name not in missing])
         elif config.evaluator_reads_files:
@@ -394,7 +394,7 @@ def _try_weights(plan: Plan) -> None:
 
     The run loads them into the model again and logs what is missing. The file is read only once.
     """
-    with no_log():
+    with disable_log():
         plan.load_weights()
     if plan.command.resume:
         config = plan.config

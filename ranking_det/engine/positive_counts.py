@@ -158,7 +158,7 @@ def count_positives(
         config: the config, whose test mapper resizes the images.
         model: its model in training mode.
         images: the images; those without objects are skipped. The others are taken in a random
-            order that is always the same.
+            order with a fixed seed.
         max_images: maximum number of images, >= 1.
         max_seconds: seconds after which no further image is taken, except the first.
 

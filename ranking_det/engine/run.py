@@ -24,12 +24,12 @@ from ranking_det.data.catalog import missing_shapes, release_sets
 from ranking_det.data.mapper import BoxMapper, UnreadableImages
 from ranking_det.engine.checkpoint import how_to_continue
 from ranking_det.engine.command import Command, parse
+from ranking_det.engine.custom_data import log_custom_data, warn_of_equal_files, write_faults
 from ranking_det.engine.evaluate import evaluate
 from ranking_det.engine.failures import lost_connection, run_failure
 from ranking_det.engine.heartbeats import TIMEOUT
 from ranking_det.engine.launching import GRACE, check_processes, start, watched
 from ranking_det.engine.output_folder import check_still_no_training, remove_partial, sole_writer
-from ranking_det.engine.own_data import log_own_data, warn_of_equal_files, write_faults
 from ranking_det.engine.part_errors import named_error
 from ranking_det.engine.plan import Plan, check_records, make_missing_sets, make_plan
 from ranking_det.engine.predict import predict_images
@@ -86,7 +86,7 @@ def _start_several(command: Command) -> int:
         ) from error
     # From here on this process only waits, so free the memory of the parsed files.
     release_sets([*plan.config.names("train"), *plan.config.names("test")])
-    command = replace(plan.command, own_data=plan.data)
+    command = replace(plan.command, custom_data=plan.data)
     del plan
     return start(_work, command, output_dir=output_dir if command.trains else "")
 
@@ -256,7 +256,7 @@ def preview(plan: Plan) -> str:
     config, num_images = plan.config, plan.command.preview or 0
     _check_preview(plan, num_images)
     plan.write_data()
-    log_own_data(plan.data, masks=plan.learns_masks)
+    log_custom_data(plan.data, masks=plan.learns_masks)
     folder = plan.command.output or str(Path(plan.output_dir, "preview"))
     write_faults(plan.data.faults, folder)
     model = plan.model.train()
@@ -309,7 +309,7 @@ def set_up(plan: Plan) -> None:
     # Benchmarking costs more than it saves in a short evaluation with many image sizes.
     if plan.command.trains:
         torch.backends.cudnn.benchmark = settings.get("cudnn_benchmark", False)
-    log_own_data(plan.data, masks=plan.learns_masks)
+    log_custom_data(plan.data, masks=plan.learns_masks)
     warn_of_equal_files(plan.command)
     if comm.is_main_process():
         evaluated = [summary.json_file for summary in plan.data.summaries if summary is not None]

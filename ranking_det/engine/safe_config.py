@@ -98,7 +98,7 @@ def is_saved_config(path: str) -> bool:
     if not Path(path).is_file():
         return False
     try:
-        return _calls(_parse(path), set())
+        return _has_target(_parse(path), set())
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return False  # reading it as a plain yaml config gives the error message
 
@@ -165,14 +165,14 @@ def _parse(path: str) -> Any:
         return parse_plain(file)
 
 
-def _calls(value: Any, seen: set[int]) -> bool:
+def _has_target(value: Any, seen: set[int]) -> bool:
     """Return whether a value has a ``_target_``; ``seen`` stops at self-referring aliases."""
     if not isinstance(value, (dict, list, tuple)) or id(value) in seen:
         return False
     seen.add(id(value))
     entries = value.values() if isinstance(value, dict) else value
     return (isinstance(value, dict) and "_target_" in value) or any(
-        _calls(entry, seen) for entry in entries
+        _has_target(entry, seen) for entry in entries
     )
 
 

@@ -30,7 +30,7 @@ from ranking_det.engine.safe_config import NO_PROPOSALS, check_name, refusal
 from ranking_det.evaluation import DetectionEvaluator
 from ranking_det.modeling import COMPONENTS, add_ranking_config
 from ranking_det.modeling.yaml_keys import learns_masks, value_of
-from ranking_det.user_errors import UserError, nearest, no_log
+from ranking_det.user_errors import UserError, disable_log, nearest
 
 FAULTS = (ValueError, AttributeError, TypeError, OSError, RecursionError, yaml.YAMLError)
 """Raised by yaml, yacs and Detectron2 for a faulty file, in addition to errors of unknown keys."""
@@ -120,7 +120,7 @@ def load_yaml_config(path: str, overrides: Sequence[str], *, trust: bool = False
     pairs = split_overrides(overrides)
     place = f"{path}: "  # the start of error messages; overrides have no file
     try:
-        with no_log():  # Detectron2 logs a warning for a file without VERSION
+        with disable_log():  # Detectron2 logs a warning for a file without VERSION
             cfg.merge_from_file(path, allow_unsafe=False)
         if not trust:
             _check_calls(cfg, path)

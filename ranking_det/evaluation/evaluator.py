@@ -16,7 +16,7 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
 
-from ranking_det.data.catalog import REGISTERED, read_registered
+from ranking_det.data.catalog import DEFAULT_READ_OPTIONS, read_registered
 from ranking_det.data.coco_json import reader
 from ranking_det.evaluation import ground_truth
 from ranking_det.evaluation.fitted_scores import FittedScores
@@ -226,7 +226,7 @@ def _read(metadata: Any, dataset_name: str, lvis: bool) -> reader.Annotations:
     if metadata.get("thing_classes") is None:
         raise UserError(f"{where}: has neither 'json_file' nor 'thing_classes' in its metadata")
     content = convert_to_coco_dict(dataset_name)
-    return reader.check_content(content, where, replace(REGISTERED, lvis=lvis))
+    return reader.check_content(content, where, replace(DEFAULT_READ_OPTIONS, lvis=lvis))
 
 
 def _classes(

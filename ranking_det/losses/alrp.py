@@ -69,7 +69,7 @@ def alrp_loss(
         to the graph. Both are NaN if a logit is NaN or a positive is infinite.
 
     Raises:
-        ValueError: if a shape, dtype, device or value is not as described.
+        ValueError: a shape, dtype, device or value is not as described.
 
     Example:
         >>> logits = torch.tensor([3.0, 2.0, 1.0, 0.0, -1.0, -2.0, -3.0, -4.0])

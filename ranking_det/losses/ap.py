@@ -72,7 +72,7 @@ def ap_loss(
         positive is infinite.
 
     Raises:
-        ValueError: if a shape, dtype, device, option or value is not as described.
+        ValueError: a shape, dtype, device, option or value is not as described.
 
     Example:
         >>> logits = torch.tensor([3.0, 2.0, 1.0, 0.0, -1.0, -2.0, -3.0, -4.0])

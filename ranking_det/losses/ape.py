@@ -69,7 +69,7 @@ def ape_loss(
         such pair counts 100 / lam instead.
 
     Raises:
-        ValueError: if a shape, dtype, device, option or value is not as described.
+        ValueError: a shape, dtype, device, option or value is not as described.
 
     Example:
         >>> logits = torch.tensor([1.4, 1.2, 0.8, 0.5, 0.4, 0.3, 0.1, -0.5])

@@ -28,7 +28,7 @@ def dice_errors(logits: Tensor, masks: Tensor) -> Tensor:
         (Q,) float32 or better in [0, 1], with gradient.
 
     Raises:
-        ValueError: if the shapes are not as described.
+        ValueError: the shapes are not as described.
 
     Example:
         >>> dice_errors(torch.tensor([[[9., -9.]]]), torch.tensor([[[1., 0.]]])).item() < 1e-3
@@ -53,7 +53,7 @@ def mask_cross_entropies(logits: Tensor, masks: Tensor) -> Tensor:
         (Q,) float32 or better, >= 0, with gradient.
 
     Raises:
-        ValueError: if the shapes are not as described.
+        ValueError: the shapes are not as described.
     """
     entropies = functional.binary_cross_entropy_with_logits(
         *_flatten_masks(logits, masks), reduction="none"

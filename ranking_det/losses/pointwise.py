@@ -26,7 +26,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         A scalar >= 0, at least float32, with gradient. Divide it by the number of rows.
 
     Raises:
-        ValueError: if a shape, dtype, device or label is not as described.
+        ValueError: a shape, dtype, device or label is not as described.
 
     Example:
         >>> cross_entropy(torch.zeros(2, 3), torch.tensor([1, BACKGROUND]))
@@ -68,7 +68,7 @@ def focal(
         A scalar >= 0, at least float32, with gradient. Divide it by the number of positives.
 
     Raises:
-        ValueError: if a shape, dtype, device, label or option is not as described.
+        ValueError: a shape, dtype, device, label or option is not as described.
 
     Example:
         >>> focal(torch.zeros(1, 1), torch.tensor([0]), alpha=1.0, gamma=0.0)
@@ -112,7 +112,7 @@ def quality_focal(
         A scalar >= 0, at least float32, with gradient. Divide it by the number of positives.
 
     Raises:
-        ValueError: if a shape, dtype, device or value is not as described.
+        ValueError: a shape, dtype, device or value is not as described.
 
     Example:
         >>> quality_focal(torch.zeros(1, 1), torch.tensor([0]), torch.tensor([1.0]))
@@ -154,7 +154,7 @@ def varifocal(
         A scalar >= 0, at least float32, with gradient. Divide it by the number of positives.
 
     Raises:
-        ValueError: if a shape, dtype, device or value is not as described.
+        ValueError: a shape, dtype, device or value is not as described.
 
     Example:
         >>> varifocal(torch.zeros(1, 1), torch.tensor([0]), torch.tensor([1.0]))

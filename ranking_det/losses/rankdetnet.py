@@ -50,7 +50,7 @@ def global_ranking_loss(
         A scalar >= 0. A zero attached to the graph if there is no pair.
 
     Raises:
-        ValueError: if a shape, dtype, device or option is not as described.
+        ValueError: a shape, dtype, device or option is not as described.
 
     Example:
         >>> foreground, background = torch.tensor([0.7, 0.4]), torch.tensor([0.5, 0.2, 0.1])
@@ -112,7 +112,7 @@ def class_specific_ranking_loss(
         A scalar >= 0. A zero attached to the graph without positives.
 
     Raises:
-        ValueError: if a shape, dtype, device, option or value is not as described.
+        ValueError: a shape, dtype, device, option or value is not as described.
 
     Example:
         >>> scores = torch.tensor([[0.7], [0.4], [0.5], [0.2], [0.1]])
@@ -177,7 +177,7 @@ def iou_guided_ranking_loss(
         A scalar >= 0. A zero attached to the graph if there is no pair.
 
     Raises:
-        ValueError: if a shape, dtype, device, option or value is not as described.
+        ValueError: a shape, dtype, device, option or value is not as described.
 
     Example:
         >>> scores, ious = torch.tensor([0.7, 0.4]), torch.tensor([0.5, 0.8])
@@ -366,7 +366,7 @@ def hardest_negatives(scores: Tensor, count: int) -> Tensor:
         ignore it.
 
     Raises:
-        ValueError: if a shape, dtype or value is not as described.
+        ValueError: a shape, dtype or value is not as described.
 
     Example:
         >>> hardest_negatives(torch.tensor([0.1, 0.9, 0.5]), 2)
@@ -389,7 +389,7 @@ def group_negatives(scores: Tensor, groups: int, *, equal_count: bool = False) -
         (at most ``groups``,) float in ascending order, without empty groups, with gradient.
 
     Raises:
-        ValueError: if a shape, dtype or value is not as described.
+        ValueError: a shape, dtype or value is not as described.
 
     Example:
         >>> group_negatives(torch.tensor([0.0, 0.2, 0.4, 1.0]), 2)

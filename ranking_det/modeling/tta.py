@@ -34,7 +34,7 @@ class DenseDetectorWithTTA(nn.Module):
         flip: whether each size is also detected in a mirror image.
 
     Raises:
-        ValueError: another kind of model, or a size that is not valid.
+        ValueError: the model is of another kind, or a size is not valid.
     """
 
     def __init__(self, model: Any, *, min_sizes: Sequence[int], max_size: int, flip: bool) -> None:
@@ -95,7 +95,7 @@ def make_tta_mapper(min_sizes: Sequence[int], max_size: int, flip: bool) -> Data
         The mapper: the inputs of an image -> the inputs of its views.
 
     Raises:
-        ValueError: an option that is not valid.
+        ValueError: an option is not valid.
     """
     if not len(min_sizes):
         raise ValueError("min_sizes: expected at least one size, got none")

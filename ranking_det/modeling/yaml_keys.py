@@ -135,6 +135,7 @@ def build_node(cfg: CfgNode, key: str, namespace: ModuleType, **defaults: Any) -
         The constructed object.
 
     Raises:
-        UserError: an unknown name, an unknown or missing argument, or a wrong type or value.
+        UserError: a name is unknown, an argument is unknown or missing, or a type or value is
+            wrong.
     """
     return build_component(cfg.MODEL[key], namespace, f"MODEL.{key}", **defaults)

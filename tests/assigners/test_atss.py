@@ -28,7 +28,7 @@ def test_atss_agrees_with_the_reference_on_two_images(scene, topk):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_atss_agrees_with_the_reference_in_crowds(seed):
+def test_atss_agrees_with_the_reference_in_crowded_images(seed):
     generator = torch.Generator().manual_seed(seed)
     anchors = [grid(64, s, jitter=generator) for s in (8, 16, 32)]
     boxes = random_boxes(25, 64, generator)

@@ -50,7 +50,7 @@ def test_max_iou_agrees_with_the_reference_on_two_images(scene, low_quality):
 @LOW_QUALITY_RULES
 @pytest.mark.parametrize("min_match_iou", [0.0, 0.3])
 @pytest.mark.parametrize("seed", range(8))
-def test_max_iou_agrees_with_the_reference_in_crowds_with_many_equal_ious(
+def test_max_iou_agrees_with_the_reference_in_crowded_images_with_many_equal_ious(
     seed, min_match_iou, low_quality
 ):
     """Integer coordinates and anchors on a grid give equal IoUs; some boxes occur twice."""

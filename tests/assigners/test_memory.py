@@ -1,4 +1,4 @@
-"""Memory of assigners in crowds: none may store a whole matrix of objects and anchors."""
+"""Memory of assigners in crowded images: none may store a full matrix of objects and anchors."""
 
 import subprocess
 import sys
@@ -19,12 +19,13 @@ def scene(objects, anchors, classes):
     center = 100 + torch.rand(anchors, 2) * 4000
     sides = torch.full((anchors, 1), 64.0)
     boxes = torch.cat([center - sides / 2, center + sides / 2], dim=1)
-    start = torch.rand(objects, 2) * 4000
-    gt_boxes = torch.cat([start, start + 20 + torch.rand(objects, 2) * 400], dim=1)
+    corners = torch.rand(objects, 2) * 4000
+    gt_boxes = torch.cat([corners, corners + 20 + torch.rand(objects, 2) * 400], dim=1)
     labels = torch.randint(0, classes, (objects,))
     predictions = assigners.Predictions(torch.randn(anchors, classes), boxes + torch.randn(4))
-    cuts = [anchors * part // 10 for part in (6, 2, 1, 1)]
-    return list(boxes.split(cuts)), [gt_boxes], [labels], torch.ones(anchors) > 0, predictions
+    level_sizes = [anchors * part // 10 for part in (6, 2, 1, 1)]
+    levels = list(boxes.split(level_sizes))
+    return levels, [gt_boxes], [labels], torch.ones(anchors) > 0, predictions
 
 torch.manual_seed(0)
 torch.set_num_threads(1)
@@ -49,5 +50,5 @@ def test_500_objects_and_200_000_anchors_need_bounded_memory_and_time():
         seconds, positives, mebibytes = map(float, figures)
         # One float32 matrix would take 381 MiB, and computing IoUs needs seven of them.
         assert mebibytes < 1024, name
-        assert seconds < 20, name  # CPU time of this process, which other processes do not affect
+        assert seconds < 20, name  # CPU time, which other processes do not affect
         assert positives > 0, name

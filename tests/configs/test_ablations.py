@@ -25,7 +25,7 @@ TABLES = (
     *(f"RankDetNet table {i}" for i in ("4", "5a", "5b")),
     *(f"Rank & Sort table S{i}" for i in (1, 3, 4, 6, 7, 8)),
 )
-NO_COMMAND = ("missing: ", "comes with YOLACT")
+NO_COMMAND = ("missing: ", "needs YOLACT, which is missing")
 PARTS = (
     *("assigner", "criterion", "proposal_generator.sampler", "roi_heads.sampler"),
     *("proposal_generator.criterion", "roi_heads.criterion"),

@@ -305,13 +305,13 @@ def test_an_object_with_the_ignore_flag_becomes_a_crowd(read):
     for options in ({}, {"crowds_are_objects": True}):
         annotations, notes = read(content, **options)
         assert [a.get("iscrowd", 0) for a in annotations.annotations][:3] == [1, 0, 0]
-        assert "noted: object to ignore, taken as a crowd: 1" in notes
+        assert "noted: object to ignore, treated as a crowd: 1" in notes
 
 
 def test_the_option_crowds_are_objects_turns_crowds_into_objects(read):
     annotations, notes = read(valid_content(), crowds_are_objects=True)
     assert not any(a.get("iscrowd") for a in annotations.annotations)
-    assert notes == ("noted: crowd, taken as an object: 1",)
+    assert notes == ("noted: crowd, treated as an object: 1",)
     content = valid_content()
     every("annotations")(content)
     for entry in content["annotations"]:

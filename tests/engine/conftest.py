@@ -10,9 +10,9 @@ COLORS = {5: (255, 0, 0), 9: (0, 255, 0), 40: (0, 0, 255)}
 
 
 @pytest.fixture(scope="session")
-def own_data(tmp_path_factory):
+def custom_data(tmp_path_factory):
     """COCO files with 3 classes, whose ids are 5, 9 and 40; every third image has no objects."""
-    root = tmp_path_factory.mktemp("own")
+    root = tmp_path_factory.mktemp("custom")
     for split, count in (("train", 9), ("val", 4)):
         rng = np.random.default_rng(count)
         folder = root / split

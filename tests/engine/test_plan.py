@@ -113,7 +113,7 @@ def test_a_training_set_without_images_is_refused():
         check_records(plan, [])
 
 
-def test_a_module_that_is_no_detector_is_refused():
+def test_a_module_that_is_not_a_detector_is_refused():
     with pytest.raises(UserError, match="^MODEL: expected a detector, .*, got Linear: the model f"):
         run_checks.check_detector(torch.nn.Linear(2, 2), "MODEL")
     with pytest.raises(UserError, match=r"^MODEL: .*, got Constant: it returns 5$"):
@@ -130,7 +130,7 @@ def test_the_process_that_launches_gpu_processes_does_not_use_a_gpu(config, devi
     monkeypatch.setattr("torch.cuda._lazy_init", lambda: pytest.fail("it uses a GPU"))
     monkeypatch.setattr(run, "start", lambda work, command, **_: started.append(command) or 0)
     assert main(["--config-file", str(ROOT / config), "--num-gpus", "2", device]) == 0
-    assert started[0].num_gpus == 2 and list(started[0].own_data) == [None, None, (), ()]
+    assert started[0].num_gpus == 2 and list(started[0].custom_data) == [None, None, (), ()]
 
 
 def test_the_launching_process_reports_errors_once_for_all_processes(monkeypatch, capsys):

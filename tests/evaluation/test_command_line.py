@@ -185,7 +185,7 @@ def test_the_flag_crowds_are_objects_evaluates_crowds_as_objects(files, tmp_path
     assert "1 object and 1 crowd" in capsys.readouterr().out
     assert main([*arguments("coco", files), "--crowds-are-objects"]) == 0
     printed = capsys.readouterr().out
-    assert "2 objects, 4 cat" in printed and "noted: crowd, taken as an object: 1" in printed
+    assert "2 objects, 4 cat" in printed and "noted: crowd, treated as an object: 1" in printed
 
 
 def test_image_sizes_are_needed_for_masks_but_not_for_boxes(files, tmp_path, capsys):

@@ -49,7 +49,7 @@ def test_the_table_shows_measured_versions_and_the_pins_of_rows_that_were_not_ru
     path = tmp_path / "test_matrix.json"
     path.write_text(json.dumps({"losses-oldest": record}))
     monkeypatch.setattr(version_matrix, "RESULTS", path)
-    lines = version_matrix.test_matrix().splitlines()
+    lines = version_matrix.matrix_table().splitlines()
     assert len(lines) == 2 + len(ROWS)
     cells = ["losses-oldest", "3.10.4", "2.4.0", "none", "1.26.4", "none", "7 passed, 2 skipped"]
     assert lines[-1] == f"| {' | '.join(cells)} | 2026-01-31 |"

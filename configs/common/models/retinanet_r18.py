@@ -20,7 +20,7 @@ model = L(RankingRetinaNet)(
     ),
     head_in_features=["p3", "p4", "p5", "p6", "p7"],
     anchor_generator=L(DefaultAnchorGenerator)(
-        # Three scales of a square anchor, 2 to 3.2 strides. The shapes are 12 to 125 px at 160 px.
+        # Three scales of a square anchor, 2 to 3.2 strides. The shapes are 9 to 125 px at 160 px.
         sizes=[[2 * x, 2 * x * 2 ** (1 / 3), 2 * x * 2 ** (2 / 3)] for x in (8, 16, 32, 64, 128)],
         aspect_ratios=[1.0],
         strides=[8, 16, 32, 64, 128],

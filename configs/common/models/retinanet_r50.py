@@ -3,7 +3,7 @@
 - ``model``: Lin et al., ICCV 2017. No norm in the head, P6 from C5, anchors of three scales and
   three aspect ratios.
 - ``model_512``: AP and aLRP Loss at 512 x 512 pixels. Two scales.
-- ``squares_512``: ATSS and APE Loss at 512 x 512 pixels. Two scales of a square.
+- ``squares_512``: aLRP Loss with ATSS, and APE Loss. Two scales of a square anchor.
 - ``atss``: Zhang et al., CVPR 2020. Group normalization in the head, a learnable scale of the box
   outputs per level, P6 from P5, one square anchor of 8 strides.
 

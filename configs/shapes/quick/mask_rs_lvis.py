@@ -17,6 +17,6 @@ dataloader.train.dataset.names = "shapes_lvis_train"
 dataloader.train.dataset = L(repeat_rare)(dataset=dataloader.train.dataset, threshold=0.007)
 dataloader.test.dataset.names = "shapes_lvis_val"
 # An epoch has 979 images with objects and 20 repeats, so it is about as long as in the other runs.
-# This run has fewer epochs, because its steps take longer with more classes.
+# This config has fewer epochs, because its steps take longer with more classes.
 train.update({"epochs": 2, "max_iter": 250, "eval_period": 250})
 train.output_dir = "output/shapes/quick/mask_rs_lvis"

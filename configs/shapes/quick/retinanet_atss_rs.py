@@ -1,6 +1,7 @@
 """RetinaNet, ATSS, Rank & Sort Loss: half-width ResNet-18, short run on shapes.
 
-Each of the other quick configs of dense detectors changes one part of this one.
+The other quick configs of dense detectors differ from this one in the detector, the assigner, the
+criterion or the backbone.
 """
 
 from ...common.shapes_quick import dataloader, lr_multiplier, optimizer, train

@@ -344,7 +344,7 @@ class _FileCheck(NamedTuple):
     Attributes:
         header: its header, None if it is broken.
         reason: why the file cannot be read; None if it can.
-        refused: whether the user can fix it: the file may not be read, or the image has too many
+        refused: whether the user can fix it: the file is not readable, or the image has too many
             pixels.
         seconds: duration of the check.
     """

@@ -39,9 +39,9 @@ logger = logging.getLogger(__name__)
 
 SECTIONS = ("categories", "images", "annotations")
 CLOCK_TICK = 0.05
-"""Seconds after its last change in which a file may change again with the same time stamp."""
+"""Seconds after a change of a file during which another change may have the same time stamp."""
 
-IGNORED = "object to ignore, taken as a crowd"
+IGNORED = "object to ignore, treated as a crowd"
 """The kind of the notes on annotations with ``ignore`` 1."""
 
 MAX_HEADERS = 10_000
@@ -62,8 +62,8 @@ class ReadOptions:
         max_headers: maximum number of image headers to open, evenly spread, to compare the sizes;
             0 to open none.
         max_decoded: maximum number of images to decode, evenly spread; 0 to decode none.
-        image_root: the folder of the images; None to not look for them.
-        lvis: whether the file must have LVIS's fields; None to find out.
+        image_root: the folder of the images; None if they are not needed.
+        lvis: whether the file must have LVIS's fields; None to detect them.
         needs_objects: refuse a file without objects, as for training.
         needs_sizes: refuse images without ``width`` and ``height``.
     """
@@ -101,9 +101,11 @@ class ReadOptions:
         """
         needs: dict[str, Any] = {"image_root": None, "lvis": None}
         needs |= {"needs_objects": False, "needs_sizes": True}
-        rules = [replace(options.without_images(), **needs) for options in (self, available)]
+        expected, actual = (
+            replace(options.without_images(), **needs) for options in (self, available)
+        )
         return (
-            rules[0] == rules[1]
+            expected == actual
             and self.image_root in (None, available.image_root)
             and self.max_headers <= available.max_headers
             and self.max_decoded <= available.max_decoded
@@ -129,7 +131,7 @@ class Annotations:
             four finite numbers, a box with a size, at most a pixel outside its image.
         faults: the entries that were left out, cut, corrected or noted.
         conversions: the number of values that were converted, by a description.
-        image_files: the paths of the images, in their order; empty without an image folder.
+        image_files: the paths of ``images``, in the same order; empty without an image folder.
     """
 
     path: str
@@ -263,7 +265,7 @@ def _open(path: str) -> _OpenFile:
     return file
 
 
-def hold_annotations(path: str, content: dict[str, Any], name: str) -> None:
+def cache_annotations(path: str, content: dict[str, Any], name: str) -> None:
     """Keep the content of an annotation file in memory, before or after the file is written.
 
     Args:
@@ -351,7 +353,7 @@ def read_annotations(
 
     Args:
         path: the file.
-        image_root: the folder of the images; None to not look for them.
+        image_root: the folder of the images; None if they are not needed.
         options: the options of the reader.
         **changes: options that replace those of ``options``, such as ``needs_objects=True``.
 
@@ -532,7 +534,7 @@ def _correct_flags(objects: Section, options: ReadOptions, faults: Faults) -> li
     if options.crowds_are_objects:
         for index in np.flatnonzero(columns["iscrowd"]).tolist():
             if "iscrowd" not in changes[index]:
-                kind, text = "crowd, taken as an object", "'iscrowd' is 1"
+                kind, text = "crowd, treated as an object", "'iscrowd' is 1"
                 faults.add(NOTED, kind, text, "annotations", index, annotations[index])
                 changes[index]["iscrowd"] = 0
     areas = as_floats(columns["area"])

@@ -1,4 +1,4 @@
-"""Check that COCO's compressed RLE masks are complete; pycocotools does not check it.
+"""Check that COCO's compressed RLE masks are complete; pycocotools does not check this.
 
 A run-length encoding (RLE) counts the pixels of height x width, column after column: first those
 outside the mask, then those inside, and so on. pycocotools compresses it to text

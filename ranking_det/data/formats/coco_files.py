@@ -64,7 +64,8 @@ def find_splits(root: str, contents: Mapping[str, Any]) -> dict[str, CocoSplit]:
         contents: the contents of the files by path.
 
     Returns:
-        The files by split, which their name or else their folder names; "all" if neither does.
+        The files by split. The name of a file, or else of its folder, names the split; "all" if
+        neither does.
 
     Raises:
         UserError: several files belong to one split, or no folder has the images of a file.

@@ -49,7 +49,7 @@ def read(tree: FileTree, paths: Sequence[str], faults: Faults) -> dict[str, list
         faults: receives what is left out, and remarks.
 
     Returns:
-        The images by split, which the folder of their file names; "all" if it names none.
+        The images by split. The folder of their file names the split; "all" if it names none.
     """
     splits: dict[str, list[AnnotatedImage]] = {}
     for path in paths:

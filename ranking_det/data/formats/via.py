@@ -70,7 +70,7 @@ def read(
             regions have.
 
     Returns:
-        The images by split, which the path of their file names; "all" if it names none.
+        The images by split. The path of their file names the split; "all" if it names none.
 
     Raises:
         UserError: it is not clear which attribute names the class.

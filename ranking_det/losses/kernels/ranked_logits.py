@@ -61,7 +61,7 @@ def gather_ranked_logits(
         The ranked logits, or None on every worker if no worker has a positive.
 
     Raises:
-        ValueError: if ``max_negatives`` is neither None nor an integer >= 0.
+        ValueError: ``max_negatives`` is neither None nor an integer >= 0.
     """
     logits, indices = logits.detach(), None
     if max_negatives is not None:

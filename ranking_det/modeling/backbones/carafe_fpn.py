@@ -37,7 +37,7 @@ class CARAFEFPN(Backbone):
             "" for none.
 
     Raises:
-        ValueError: a feature that the bottom-up network does not have, or strides that do not
+        ValueError: the bottom-up network does not have a feature, or the strides do not
             double.
     """
 
@@ -122,7 +122,7 @@ def build_resnet_carafe_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> CA
         The backbone.
 
     Raises:
-        ValueError: features that do not fit; see :class:`CARAFEFPN`.
+        ValueError: the features do not fit; see :class:`CARAFEFPN`.
     """
     node = cfg.MODEL.FPN
     bottom_up = build_resnet_backbone(cfg, input_shape)

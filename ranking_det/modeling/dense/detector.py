@@ -73,7 +73,7 @@ class RankingDenseDetector(AnchorCandidates, DetectorInterface, DenseDetector):
         input_format: order of the channels that the data loader gives, "RGB" or "BGR".
 
     Raises:
-        ValueError: parts that do not fit together.
+        ValueError: the parts do not fit together.
     """
 
     num_classes_key = "MODEL.RETINANET.NUM_CLASSES"  # Detectron2 has no config node for FCOS
@@ -123,7 +123,7 @@ class RankingDenseDetector(AnchorCandidates, DetectorInterface, DenseDetector):
             The arguments by name.
 
         Raises:
-            UserError: a component that cannot be built.
+            UserError: a component cannot be built.
         """
         node = cfg.MODEL.RETINANET
         backbone = build_backbone(cfg)

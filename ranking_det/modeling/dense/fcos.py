@@ -79,7 +79,7 @@ class RankingFCOS(RankingDenseDetector):
             branch. The criterion needs a box loss on decoded boxes.
 
     Raises:
-        ValueError: parts that do not fit together.
+        ValueError: the parts do not fit together.
     """
 
     @configurable

@@ -33,7 +33,7 @@ class DenseHead(MapHead):
         branch: add an IoU or centerness branch: one more logit per anchor, from the box tower.
 
     Raises:
-        ValueError: an argument out of range.
+        ValueError: an argument is out of range.
     """
 
     def __init__(

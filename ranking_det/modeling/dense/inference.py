@@ -57,7 +57,7 @@ class DenseInference(nn.Module):
             that it gets are the geometric means.
 
     Raises:
-        ValueError: an argument out of range.
+        ValueError: an argument is out of range.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class DenseInference(nn.Module):
             per level.
 
         Raises:
-            ValueError: logits of the branch that do not fit the anchors.
+            ValueError: the logits of the branch do not fit the anchors.
         """
         levels = []
         branches = [None] * len(logits) if branch_logits is None else branch_logits

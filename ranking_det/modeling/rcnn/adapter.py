@@ -108,7 +108,7 @@ class RCNNAdapter(DetectorAdapter):
             A module with the inputs and outputs of a Detectron2 model at inference.
 
         Raises:
-            ValueError: an R-CNN without a proposal generator, or a size that is not valid.
+            ValueError: the R-CNN has no proposal generator, or a size is not valid.
         """
         if self.model.proposal_generator is None:
             raise ValueError(

@@ -51,7 +51,7 @@ class RankingCascadeROIHeads(StagedROIHeads):
             continuous labels "dice" and "mean" are the IoU.
 
     Raises:
-        ValueError: parts that do not fit together.
+        ValueError: the parts do not fit together.
     """
 
     @configurable

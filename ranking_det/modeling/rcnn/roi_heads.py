@@ -95,7 +95,7 @@ class StagedROIHeads(nn.Module):
             mask has its IoU.
 
     Raises:
-        ValueError: an argument out of range, or parts that do not fit together.
+        ValueError: an argument is out of range, or the parts do not fit together.
     """
 
     def __init__(
@@ -175,7 +175,7 @@ class StagedROIHeads(nn.Module):
             The arguments by name, without the arguments for masks.
 
         Raises:
-            UserError: a config with keypoints, or a component that cannot be built.
+            UserError: the config has keypoints, or a component cannot be built.
         """
         model = cfg.MODEL
         if model.KEYPOINT_ON:
@@ -351,7 +351,7 @@ class RankingROIHeads(StagedROIHeads):
         shared: the arguments of :class:`StagedROIHeads`.
 
     Raises:
-        ValueError: parts that do not fit together.
+        ValueError: the parts do not fit together.
     """
 
     @configurable
@@ -382,7 +382,7 @@ class RankingROIHeads(StagedROIHeads):
             The arguments by name.
 
         Raises:
-            UserError: a config with keypoints, or a component that cannot be built.
+            UserError: the config has keypoints, or a component cannot be built.
         """
         weights = cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS
         parts = build_box_parts(cfg, input_shape, weights)
@@ -434,7 +434,7 @@ def build_box_parts(
         ``box_head``, ``box_predictor`` and ``criterion``.
 
     Raises:
-        UserError: a component that cannot be built.
+        UserError: a component cannot be built.
     """
     heads, box = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD
     size = box.POOLER_RESOLUTION
@@ -472,7 +472,7 @@ def build_mask_part(
         ``mask_in_features``, ``mask_pooler`` and ``mask_head``.
 
     Raises:
-        UserError: a criterion that cannot be built.
+        UserError: a criterion cannot be built.
     """
     for part in criterion.criteria:
         part.localization.append(build_node(cfg, "MASK_CRITERION", criteria))

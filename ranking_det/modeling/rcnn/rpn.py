@@ -88,7 +88,7 @@ class RankingRPN(AnchorCandidates, nn.Module):
             are logits.
 
     Raises:
-        ValueError: an argument out of range, or parts that do not fit together.
+        ValueError: an argument is out of range, or the parts do not fit together.
     """
 
     num_classes = 1
@@ -150,7 +150,7 @@ class RankingRPN(AnchorCandidates, nn.Module):
             The arguments by name.
 
         Raises:
-            UserError: a component that cannot be built.
+            UserError: a component cannot be built.
         """
         model, node = cfg.MODEL, cfg.MODEL.RPN
         built = RPN.from_config(cfg, input_shape)

@@ -22,7 +22,7 @@ class RandomSampler(nn.Module):
         positive_fraction: largest share of positives in the sample, in [0, 1].
 
     Raises:
-        ValueError: an argument out of range.
+        ValueError: an argument is out of range.
     """
 
     def __init__(self, size: int = 256, positive_fraction: float = 0.5) -> None:

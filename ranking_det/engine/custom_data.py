@@ -48,7 +48,7 @@ MANY_CROWDS = 0.05
 _OPTIONS = ("strict", "max_faults", "crowds_are_objects", "allow_outside")
 
 
-class OwnData(NamedTuple):
+class CustomData(NamedTuple):
     """Summaries and faults of the user's data.
 
     Attributes:
@@ -75,7 +75,9 @@ class OwnData(NamedTuple):
         return [*self.source_faults, *itertools.chain(*faults_of_files)]
 
 
-def convert_own_data(config: RunConfig, command: Command) -> tuple[Command, ConversionPlan | None]:
+def convert_custom_data(
+    config: RunConfig, command: Command
+) -> tuple[Command, ConversionPlan | None]:
     """Convert the data sets of ``--train`` and ``--val`` to COCO JSON in memory.
 
     Args:
@@ -92,14 +94,14 @@ def convert_own_data(config: RunConfig, command: Command) -> tuple[Command, Conv
             validation images are missing.
     """
     paths = command.train, command.val
-    if paths == (None, None) or command.own_data is not None:
+    if paths == (None, None) or command.custom_data is not None:
         return command, None
     if command.train is None and (command.trains or command.preview is not None):
         raise UserError("--val is given without --train FOLDER_OR_FILE")
     # The split is the same for all training seeds, so that the APs of the runs can be compared.
     options = _options(command)
     sources = plan_conversion(*paths, config.train.output_dir, options=options)
-    sources.hold()
+    sources.cache()
     files = {}
     for split, side in (("train", sources.train), ("val", sources.val)):
         if side is not None:
@@ -107,9 +109,9 @@ def convert_own_data(config: RunConfig, command: Command) -> tuple[Command, Conv
     return replace(command, **files), sources
 
 
-def take_own_data(
+def prepare_custom_data(
     config: RunConfig, command: Command, sources: ConversionPlan | None = None
-) -> OwnData:
+) -> CustomData:
     """Check the files that the command line names, register them, and set them in the config.
 
     Args:
@@ -124,11 +126,11 @@ def take_own_data(
         UserError: a flag is missing, a file or folder does not exist, or a file is faulty.
     """
     options = _options(command)
-    if command.own_data is None:
+    if command.custom_data is None:
         notes = (sources.lines, sources.faults) if sources else ()
-        data = OwnData(*(_read(command, split, options) for split in NAMES), *notes)
+        data = CustomData(*(_read_split(command, split, options) for split in NAMES), *notes)
     else:
-        data = OwnData(*command.own_data)
+        data = CustomData(*command.custom_data)
     if data.train is None and data.val is None:
         _check_no_options(command)
         return data
@@ -141,7 +143,7 @@ def take_own_data(
             config.set_names("train" if split == "train" else "test", NAMES[split])
     if command.keep_empty_images:
         config.keep_empty_images()
-    register_own_data(config, command, data)
+    register_custom_data(config, command, data)
     return data
 
 
@@ -151,7 +153,7 @@ def _options(command: Command) -> ReadOptions:
 
 
 def _check_no_options(command: Command) -> None:
-    """Raise UserError if the command has an option for the user's own data, but no data."""
+    """Raise UserError if the command has an option for custom data, but no data."""
     if command.keep_empty_images:
         raise UserError("--keep-empty-images needs --train or --train-json")
     for name in (*_OPTIONS, "check_images"):
@@ -160,10 +162,10 @@ def _check_no_options(command: Command) -> None:
             raise UserError(f"{flag} needs --train, --val, --train-json or --val-json")
 
 
-def register_own_data(
+def register_custom_data(
     config: RunConfig,
     command: Command,
-    data: OwnData,
+    data: CustomData,
     class_names: Sequence[str] | None = None,
     classes_of: str = "",
 ) -> None:
@@ -191,7 +193,7 @@ def register_own_data(
         config.set_num_classes(len(class_names))
 
 
-def read_own_masks(command: Command, data: OwnData, model: nn.Module) -> OwnData:
+def read_custom_masks(command: Command, data: CustomData, model: nn.Module) -> CustomData:
     """Read the user's files again with their masks, if the model learns masks.
 
     Args:
@@ -210,7 +212,7 @@ def read_own_masks(command: Command, data: OwnData, model: nn.Module) -> OwnData
     summaries: list[AnnotationSummary | None] = []
     for split, summary in zip(NAMES, data.summaries, strict=True):
         if summary is not None and not summary.options.masks:
-            summary = _read(command, split, replace(summary.options, masks=True))
+            summary = _read_split(command, split, replace(summary.options, masks=True))
         summaries.append(summary)
     data = data._replace(train=summaries[0], val=summaries[1])
     if data.train is not None and not data.train.num_masks:
@@ -226,7 +228,7 @@ def read_own_masks(command: Command, data: OwnData, model: nn.Module) -> OwnData
     return data
 
 
-def check_own_names(names: Sequence[str]) -> None:
+def check_custom_names(names: Sequence[str]) -> None:
     """Check that the command line names the custom data that a saved config was run on.
 
     Args:
@@ -237,18 +239,18 @@ def check_own_names(names: Sequence[str]) -> None:
     """
     for split, name in NAMES.items():
         if name in names and name not in DatasetCatalog:
-            raise missing_own_data(split, "the config was run")
+            raise missing_custom_data(split, "the config was run")
 
 
-def missing_own_data(split: str, what: str) -> UserError:
+def missing_custom_data(split: str, usage: str) -> UserError:
     """Return the error for a command that needs the user's data again.
 
     Args:
         split: "train" or "val".
-        what: what used the data, as a clause for the message, such as "the config was run".
+        usage: a clause that says how the data were used, such as "the config was run".
     """
     return UserError(
-        f"--{split}: expected a folder or file, got none; {what} on your own data, so give "
+        f"--{split}: expected a folder or file, got none; {usage} on your own data, so give "
         f"them again: --{split} FOLDER_OR_FILE, or --{split}-json FILE --{split}-images FOLDER"
     )
 
@@ -270,7 +272,7 @@ def warn_of_equal_files(command: Command) -> None:
         )
 
 
-def log_own_data(data: OwnData, *, masks: bool) -> None:
+def log_custom_data(data: CustomData, *, masks: bool) -> None:
     """Log a summary of the user's files; call this after the log file is set up.
 
     Args:
@@ -351,7 +353,7 @@ def write_faults(
         logger.info("Wrote %d faults and notes of the data to %s", count, path)
 
 
-def _read(command: Command, split: str, options: ReadOptions) -> AnnotationSummary | None:
+def _read_split(command: Command, split: str, options: ReadOptions) -> AnnotationSummary | None:
     json_file, images = (vars(command)[f"{split}_{part}"] for part in ("json", "images"))
     if json_file is None and images is None:
         return None

@@ -16,7 +16,7 @@ from ranking_det.data.coco_json.image_files import candidates
 from ranking_det.evaluation.ground_truth import complete_for_evaluation
 from tests.data.cases import IDS, NAMES, read_summary, valid_content
 
-NAME = "own_data_of_a_test"
+NAME = "registered_by_a_test"
 FORMATS = pytest.mark.parametrize("lvis", [False, True], ids=["coco", "lvis"])
 
 
@@ -25,7 +25,7 @@ def register(tmp_path):
     """Write a file and empty files for its images, and register it; return its path."""
 
     def register_file(content, folder="."):
-        path = tmp_path / folder / "own.json"
+        path = tmp_path / folder / "custom.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(content))
         for image in content["images"]:

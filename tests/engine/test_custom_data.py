@@ -18,7 +18,7 @@ from ranking_det.data.shapes import prepare_shapes
 from ranking_det.engine import main
 from ranking_det.engine import run as run_module
 from ranking_det.engine.command import Command
-from ranking_det.engine.own_data import warn_of_equal_files
+from ranking_det.engine.custom_data import warn_of_equal_files
 from tests.cases import ROOT, run_commands, run_function
 
 LAZY = "configs/shapes/quick/retinanet_atss_rs.py"
@@ -36,14 +36,14 @@ def flags(root, *splits):
 
 
 @pytest.fixture(scope="module")
-def harmless(own_data, tmp_path_factory):
+def harmless(custom_data, tmp_path_factory):
     """Files with harmless faults: text ids, a root category, crowds, flat and clipped boxes.
 
     The validation file lacks a class and has other category ids; the test file has no annotations.
     """
     folder = tmp_path_factory.mktemp("harmless")
     for split in ("train", "val"):
-        content = json.loads((own_data / f"{split}.json").read_text())
+        content = json.loads((custom_data / f"{split}.json").read_text())
         for image in content["images"]:
             image["id"] = f"uuid-{image['id']}"
         for annotation in content["annotations"]:
@@ -73,11 +73,11 @@ def harmless(own_data, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def outputs(own_data, harmless, tmp_path_factory):
+def outputs(custom_data, harmless, tmp_path_factory):
     """The folder with the output folders of all commands."""
     outputs = tmp_path_factory.mktemp("out")
     best = f"{outputs}/run/model_best.pth"
-    both, val = flags(own_data), flags(own_data, "val")
+    both, val = flags(custom_data), flags(custom_data, "val")
     prepare_shapes(outputs, train=4, val=3, size=48, variant="shapes_lvis")
     lvis = []
     for split in ("train", "val"):
@@ -92,18 +92,18 @@ def outputs(own_data, harmless, tmp_path_factory):
         lazy(*both, "--keep-empty-images"),
         lazy(*both, "--keep-empty-images", "--resume"),
         lazy(*val, "--eval-only"),
-        lazy("--predict", f"{own_data}/val", "--output", f"{outputs}/predictions"),
-        lazy(*flags(own_data, "train"), "--preview", "2", "--output", f"{outputs}/preview"),
+        lazy("--predict", f"{custom_data}/val", "--output", f"{outputs}/predictions"),
+        lazy(*flags(custom_data, "train"), "--preview", "2", "--output", f"{outputs}/preview"),
         ["--config-file", TWIN, *both, *TWIN_SMALL, f"OUTPUT_DIR={outputs}/yaml"],
-        lazy("--predict", f"{own_data}/val/0.png", f"train.init_checkpoint={best}"),
-        ["--config-file", f"{outputs}/run/config.yaml", "--predict", f"{own_data}/val/0.png"]
+        lazy("--predict", f"{custom_data}/val/0.png", f"train.init_checkpoint={best}"),
+        ["--config-file", f"{outputs}/run/config.yaml", "--predict", f"{custom_data}/val/0.png"]
         + ["--output", f"{outputs}/again", f"train.output_dir={outputs}/run"],
     ]
 
     def tiny(name, *args):
         return ["--config-file", LAZY, *args, *SMALL, f"train.output_dir={outputs}/{name}"]
 
-    data = [part.replace(f"{own_data}/val.json", f"{harmless}/val.json") for part in both]
+    data = [part.replace(f"{custom_data}/val.json", f"{harmless}/val.json") for part in both]
     data[1] = f"{harmless}/train.json"
     unannotated = [part.replace("/val.json", "/test.json") for part in data]
     commands += [
@@ -115,7 +115,7 @@ def outputs(own_data, harmless, tmp_path_factory):
     with_pictures = [
         ["--config-file", DETECTRON2[0], *both, DETECTRON2[1], *TWIN_SMALL]
         + [f"OUTPUT_DIR={outputs}/detectron2"],
-        ["--config-file", DETECTRON2[0], "--predict", f"{own_data}/val/0.png", DETECTRON2[1]]
+        ["--config-file", DETECTRON2[0], "--predict", f"{custom_data}/val/0.png", DETECTRON2[1]]
         + ["MODEL.DEVICE=cpu", f"OUTPUT_DIR={outputs}/detectron2"],
         tiny("lvis", *lvis, "train.epochs=1"),
         tiny("no_ap", *unannotated, "train.max_iter=1"),
@@ -155,7 +155,7 @@ def test_a_run_on_custom_data_asks_for_the_data_again(flag, split, outputs, monk
 
 
 def test_an_image_size_other_than_in_training_gives_a_warning(
-    outputs, own_data, tmp_path, monkeypatch
+    outputs, custom_data, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(ROOT)
     messages = []
@@ -163,7 +163,7 @@ def test_an_image_size_other_than_in_training_gives_a_warning(
         run_module.logger, "warning", lambda text, *args: messages.append(text % args)
     )
     key = "dataloader.test.mapper.augmentations.0.short_edge_length"
-    command = ["--config-file", LAZY, "--predict", f"{own_data}/val/0.png", "--output"]
+    command = ["--config-file", LAZY, "--predict", f"{custom_data}/val/0.png", "--output"]
     command += [str(tmp_path), *SMALL, f"train.output_dir={outputs}/run"]
     assert main(command) == main([*command, f"{key}=64"]) == 0
     (message,) = messages
@@ -197,7 +197,7 @@ def test_the_evaluation_uses_the_class_names_of_the_file(outputs):
     assert "AP-blue" in json.loads((outputs / "run" / "results.json").read_text())["bbox"]
 
 
-def test_predictions_have_the_category_ids_of_the_file_and_are_drawn(outputs, own_data):
+def test_predictions_have_the_category_ids_of_the_file_and_are_drawn(outputs, custom_data):
     predictions = COCO(str(outputs / "predictions" / "predictions.json"))
     assert sorted(predictions.getCatIds()) == [5, 9, 40] and len(predictions.getImgIds()) == 4
     assert {a["category_id"] for a in predictions.anns.values()} <= {5, 9, 40}
@@ -216,11 +216,11 @@ def test_overrides_can_follow_the_images_of_predict(outputs):
     assert len(predictions.getImgIds()) == 1
 
 
-def test_evaluating_weights_on_an_unknown_class_is_an_error(own_data, outputs, tmp_path, capsys):
-    content = json.loads((own_data / "val.json").read_text())
+def test_evaluating_weights_on_an_unknown_class_is_an_error(custom_data, outputs, tmp_path, capsys):
+    content = json.loads((custom_data / "val.json").read_text())
     content["categories"][1]["name"] = "Green"
     (tmp_path / "val.json").write_text(json.dumps(content))
-    args = ["--val-json", str(tmp_path / "val.json"), "--val-images", f"{own_data}/val"]
+    args = ["--val-json", str(tmp_path / "val.json"), "--val-images", f"{custom_data}/val"]
     config = ["--config-file", str(ROOT / LAZY), "--eval-only", *args]
     assert main([*config, *SMALL, f"train.output_dir={outputs}/run"]) == 2
     output = capsys.readouterr().err
@@ -278,7 +278,7 @@ def test_the_flag_crowds_are_objects_trains_on_crowds(outputs):
     # Later commands of the same process append to this log.
     log = (outputs / "crowds" / "log.txt").read_text().split("Command line:")[1]
     assert "9 images (3 without objects), 17 objects, 3 classes" in log
-    assert "train: noted: crowd, taken as an object: 2" in log
+    assert "train: noted: crowd, treated as an object: 2" in log
     assert "which are not learned" not in log
 
 
@@ -335,8 +335,8 @@ def count_opened(command):
     return main(command), dict(opened)
 
 
-def test_training_reads_each_annotation_file_once(own_data, tmp_path):
-    command = ["--config-file", LAZY, *flags(own_data), *SMALL, "train.max_iter=2"]
+def test_training_reads_each_annotation_file_once(custom_data, tmp_path):
+    command = ["--config-file", LAZY, *flags(custom_data), *SMALL, "train.max_iter=2"]
     command += ["train.eval_period=1", f"train.output_dir={tmp_path}/out"]
     completed = run_function(count_opened, command)
     assert completed.value == (0, {"train.json": 1, "val.json": 1}), completed.stderr[-3000:]
@@ -456,11 +456,11 @@ USER_ERRORS = {
 
 @pytest.mark.parametrize("case", USER_ERRORS)
 def test_a_user_error_is_reported_before_anything_is_written(
-    case, own_data, tmp_path, monkeypatch, capsys
+    case, custom_data, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(ROOT)
     make, message = USER_ERRORS[case]
-    args = [*make(own_data, tmp_path), *SMALL]
+    args = [*make(custom_data, tmp_path), *SMALL]
     if "output_dir" not in " ".join(args):
         args.append(f"train.output_dir={tmp_path / 'out'}")
     assert main(["--config-file", LAZY, *args]) == 2
@@ -470,8 +470,8 @@ def test_a_user_error_is_reported_before_anything_is_written(
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_truncated_images_are_skipped_in_training_and_in_evaluation(workers, own_data, tmp_path):
-    shutil.copytree(own_data, tmp_path / "data")
+def test_truncated_images_are_skipped_in_training_and_in_evaluation(workers, custom_data, tmp_path):
+    shutil.copytree(custom_data, tmp_path / "data")
     for split in ("train", "val"):
         path = min((tmp_path / "data" / split).glob("*.png"))
         path.write_bytes(path.read_bytes()[:-30])  # the header is intact
@@ -490,9 +490,9 @@ def test_truncated_images_are_skipped_in_training_and_in_evaluation(workers, own
     assert actions == ["skipped"] * 2
 
 
-def test_a_data_set_without_readable_images_is_rejected(own_data, tmp_path, monkeypatch, capsys):
+def test_a_data_set_without_readable_images_is_rejected(custom_data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    shutil.copytree(own_data, tmp_path / "data")
+    shutil.copytree(custom_data, tmp_path / "data")
     for path in (tmp_path / "data" / "train").glob("*.png"):
         path.write_bytes(path.read_bytes()[:-30])
     args = ["--config-file", LAZY, *flags(tmp_path / "data"), *SMALL]
@@ -502,11 +502,11 @@ def test_a_data_set_without_readable_images_is_rejected(own_data, tmp_path, monk
 
 
 def test_images_with_more_pixels_than_max_pixels_are_rejected(
-    own_data, tmp_path, monkeypatch, capsys
+    custom_data, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # restored at the end
-    shutil.copytree(own_data, tmp_path / "data")  # new paths: results are cached by path
+    shutil.copytree(custom_data, tmp_path / "data")  # new paths: results are cached by path
     args = ["--config-file", LAZY, *flags(tmp_path / "data"), "--max-pixels", "1000", *SMALL]
     assert main([*args, f"train.output_dir={tmp_path}/out"]) == 2
     message = "it has more than 1000 pixels; --max-pixels N permits up to N"

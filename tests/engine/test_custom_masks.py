@@ -53,14 +53,14 @@ def add_masks(root, target, rle=False):
 
 
 @pytest.fixture(scope="module")
-def outputs(own_data, tmp_path_factory):
+def outputs(custom_data, tmp_path_factory):
     """The folder of all outputs; one process runs all commands, because starting one is slow."""
     outputs = tmp_path_factory.mktemp("masks")
     data, rle = (
-        add_masks(own_data, outputs / "data"),
-        add_masks(own_data, outputs / "rle", rle=True),
+        add_masks(custom_data, outputs / "data"),
+        add_masks(custom_data, outputs / "rle", rle=True),
     )
-    four_classes = add_masks(own_data, outputs / "more")
+    four_classes = add_masks(custom_data, outputs / "more")
     for path in four_classes.glob("*.json"):  # a fourth class for fine-tuning
         content = json.loads(path.read_text())
         content["categories"].append({"id": 41, "name": "gray"})
@@ -75,7 +75,7 @@ def outputs(own_data, tmp_path_factory):
         + ["train.eval_period=0"],
         lazy("run", *flags(data), "--keep-empty-images", "--resume", "train.max_iter=3"),
         lazy("run", *flags(data)[4:], "--eval-only"),
-        lazy("run", "--predict", f"{own_data}/val", "--output", f"{outputs}/predictions"),
+        lazy("run", "--predict", f"{custom_data}/val", "--output", f"{outputs}/predictions"),
         lazy("run", *flags(data)[:4], "--preview", "3", "--output", f"{outputs}/preview"),
         lazy("tuned", *flags(four_classes), last, "train.max_iter=1", "train.eval_period=0"),
         ["--config-file", TWIN, *flags(rle), *TWIN_SMALL, f"OUTPUT_DIR={outputs}/yaml"],
@@ -148,10 +148,10 @@ def test_heads_for_other_classes_keep_their_initial_weights_and_are_logged(outpu
     [(LAZY, SMALL, "train.output_dir"), (TWIN, TWIN_SMALL, "OUTPUT_DIR")],
 )
 def test_a_file_without_masks_is_an_error_before_anything_is_written(
-    config, small, folder, own_data, tmp_path, monkeypatch, capsys
+    config, small, folder, custom_data, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(ROOT)
-    options = [*flags(own_data), *small, f"{folder}={tmp_path / 'out'}"]
+    options = [*flags(custom_data), *small, f"{folder}={tmp_path / 'out'}"]
     assert main(["--config-file", config, *options]) == 2
     output = capsys.readouterr().err
     assert len(output.splitlines()) == 1
@@ -171,9 +171,9 @@ def test_a_file_without_masks_is_an_error_before_anything_is_written(
     ],
 )
 def test_an_option_that_the_evaluator_rejects_is_an_error_before_training(
-    option, message, own_data, tmp_path, monkeypatch, capsys
+    option, message, custom_data, tmp_path, monkeypatch, capsys
 ):
-    data, outputs = add_masks(own_data, tmp_path / "data"), tmp_path / "out"
+    data, outputs = add_masks(custom_data, tmp_path / "data"), tmp_path / "out"
     for path in data.glob("*.json"):
         content = json.loads(path.read_text())
         for image in content["images"]:
