@@ -20,6 +20,7 @@ def train(
     *,
     flags: Sequence[str] = (),
     overrides: Sequence[str] = (),
+    seed: int = SEED,
     quiet: bool = False,
 ) -> tuple[float, dict[str, Any]]:
     """Train and evaluate a config with ``train_net.py`` in a child process.
@@ -29,12 +30,13 @@ def train(
         folder: output folder.
         flags: further flags of ``train_net.py``.
         overrides: overrides of config keys.
+        seed: seed of the training.
         quiet: print nothing.
 
     Returns:
         The minutes that training and evaluation took, and the metrics.
     """
-    options = [*flags, *overrides, f"train.seed={SEED}", f"train.output_dir={folder}"]
+    options = [*flags, *overrides, f"train.seed={seed}", f"train.output_dir={folder}"]
     start = time.monotonic()
     subprocess.run(
         [sys.executable, "train_net.py", "--config-file", config, *options],
