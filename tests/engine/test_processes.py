@@ -1,12 +1,13 @@
 """Several processes give the same results as one process, however they are launched."""
 
 import json
+import socket
 import subprocess
 import sys
 
 import pytest
 
-from tests.cases import ROOT, run_commands
+from tests.cases import ROOT, call_main, run_commands, start_function
 from tests.engine.cases import shapes_environment
 
 CONFIG = "configs/shapes/quick/fcos_fcos_rs.py"
@@ -28,23 +29,50 @@ def results(folder):
     return json.loads((folder / "results.json").read_text())
 
 
-def test_two_processes_give_the_results_of_one_process_and_of_torchrun(environment, tmp_path):
-    folders = {name: tmp_path / name for name in ("two", "one", "torchrun")}
-    weights = f"train.init_checkpoint={folders['two']}/model_final.pth"
-    flags = {"two": ["--num-gpus", "2"], "one": ["--eval-only", weights], "torchrun": []}
-    commands = {
-        name: ["--config-file", CONFIG, *flags[name], *OPTIONS, f"train.output_dir={folder}"]
-        for name, folder in folders.items()
-    }
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2"]
-    for name, launcher in (("two", []), ("torchrun", torchrun)):
-        program = [sys.executable, *launcher, "train_net.py", *commands[name]]
-        completed = subprocess.run(
-            program, env=environment, cwd=ROOT, capture_output=True, text=True
+def train(folder, environment, *launcher, flags=()):
+    """Train by train_net.py with a launcher; return the results."""
+    options = [*flags, *OPTIONS, f"train.output_dir={folder}"]
+    completed = subprocess.run(
+        [sys.executable, *launcher, "train_net.py", "--config-file", CONFIG, *options],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert completed.returncode == 0, completed.stderr[-3000:]
+    # Detectron2 causes warnings of torch that no user can fix.
+    assert "Warning" not in completed.stderr
+    assert completed.stdout.strip().splitlines()[-1] == str(folder)
+    return results(folder)
+
+
+def test_two_processes_give_the_results_of_one_process_and_of_torchruns_variables(
+    environment, tmp_path
+):
+    two = train(tmp_path / "two", environment, flags=["--num-gpus", "2"])
+    weights = f"train.init_checkpoint={tmp_path}/two/model_final.pth"
+    command = ["--config-file", CONFIG]
+    one = [*command, "--eval-only", *OPTIONS, weights, f"train.output_dir={tmp_path}/one"]
+    run_commands([one], environment=environment)
+    with socket.create_server(("localhost", 0)) as server:
+        port = server.getsockname()[1]
+    variables = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "0"}
+    variables |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    command += [*OPTIONS, f"train.output_dir={tmp_path}/torchrun"]
+    processes = []
+    for rank in "01":
+        (tmp_path / rank).mkdir()
+        ranked = environment | variables | {"RANK": rank, "LOCAL_RANK": rank}
+        processes.append(
+            start_function(call_main, [command], folder=tmp_path / rank, environment=ranked)
         )
-        assert completed.returncode == 0, completed.stderr[-3000:]
-        # Detectron2 causes warnings of torch that no user can fix.
-        assert "Warning" not in completed.stderr
-        assert completed.stdout.strip().splitlines()[-1] == str(folders[name])
-    run_commands([commands["one"]], environment=environment)
-    assert results(folders["two"]) == results(folders["one"]) == results(folders["torchrun"])
+    for process in processes:
+        process.join()
+    assert two == results(tmp_path / "one") == results(tmp_path / "torchrun")
+
+
+@pytest.mark.slow
+def test_torchrun_gives_the_results_of_two_processes(environment, tmp_path):
+    two = train(tmp_path / "two", environment, flags=["--num-gpus", "2"])
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2"]
+    assert train(tmp_path / "torchrun", environment, *torchrun) == two
