@@ -29,7 +29,7 @@ def find_fitted(
         evaluator: the config node of the evaluator.
 
     Returns:
-        What was fitted; None without ``--fitted``.
+        The fitted scores; None without ``--fitted``.
 
     Raises:
         UserError: there is none, it is faulty, it was fitted for other classes, or the evaluator of
@@ -37,7 +37,7 @@ def find_fitted(
     """
     if not command.fitted:
         return None
-    fitted, where = _read(command.fitted, weights)
+    fitted, where = _read_fitted(command.fitted, weights)
     if names is None:
         raise UserError("--fitted: expected a model whose classes have names, got one without")
     fitted.check_classes(names, where)
@@ -50,24 +50,25 @@ def find_fitted(
     return fitted
 
 
-def _read(file: str | bool, weights: Checkpoint) -> tuple[FittedScores, str]:
+def _read_fitted(file: str | bool, weights: Checkpoint) -> tuple[FittedScores, str]:
     """Read the file, else the entry of the checkpoint, else the file next to the checkpoint."""
     if isinstance(file, str):
         return read_fitted_scores(file), file
     path = Path(weights.path.removesuffix(HEURISTICS))
     if FITTED in weights.content:
         return parse_fitted_scores(weights.content[FITTED], repr(str(path))), repr(str(path))
-    sibling = path.with_suffix(SUFFIX)
-    if not sibling.is_file():
+    fitted_path = path.with_suffix(SUFFIX)
+    if not fitted_path.is_file():
         raise UserError(
-            f"--fitted: expected fitted scores in {str(path)!r} or {str(sibling)!r}, got none; "
+            f"--fitted: expected fitted scores in {str(path)!r} or {str(fitted_path)!r}, got none; "
             "evaluate with --eval-only and then run python -m ranking_det.analysis fit "
             f"--ground-truth ANNOTATIONS --results RESULTS --iou-type bbox --checkpoint {path} "
-            f"--output {sibling}"
+            f"--output {fitted_path}"
         )
-    if sibling.stat().st_mtime < path.stat().st_mtime:
+    if fitted_path.stat().st_mtime < path.stat().st_mtime:
         raise UserError(
-            f"--fitted: expected {str(sibling)!r} to be newer than {str(path)!r}, but it may be of "
-            f"other weights; fit again, or use it anyway with --fitted {sibling}"
+            f"--fitted: expected {str(fitted_path)!r} to be newer than {str(path)!r}, got an older "
+            "file, which may have been fitted for other weights; fit again, or use it anyway with "
+            f"--fitted {fitted_path}"
         )
-    return read_fitted_scores(sibling), str(sibling)
+    return read_fitted_scores(fitted_path), str(fitted_path)

@@ -50,9 +50,9 @@ class PairReport(NamedTuple):
         datasets: the names of the data sets.
         class_names: the names of the classes; None if unknown.
         images: number of images with objects in which pairs were counted.
-        heads: the pairs by the prefix that the metrics of the head have in metrics.json, such as
-            "rpn", "roi" and "stage0"; "dense" if they have none, as those of dense detectors; or
-            "head0" and so on, in the order of the calls, if the head logs no metrics.
+        heads: the pairs by head: its prefix in metrics.json, such as "rpn", "roi" and "stage0";
+            "dense" without a prefix, as for dense detectors; "head0" and so on, in the order of the
+            calls, if it logs no metrics.
     """
 
     weights: str
@@ -67,8 +67,8 @@ def measure_pairs(command: Command, max_images: int | None = None) -> PairReport
 
     Args:
         command: an evaluation.
-        max_images: maximum number of images, >= 1, taken in a random order that is always the same;
-            None for all images that have objects.
+        max_images: maximum number of images, >= 1, chosen at random with a fixed seed; None for all
+            images that have objects.
 
     Returns:
         The counts.
@@ -108,7 +108,7 @@ def _measure(plan: Plan, max_images: int | None) -> PairReport:
 
 
 def sample_records(datasets: Sequence[str], max_images: int | None) -> Records:
-    """Return the images with objects of data sets in a random order that is always the same.
+    """Return the images that have objects, in a random order with a fixed seed.
 
     Args:
         datasets: registered data sets.
@@ -175,7 +175,7 @@ def count_reverse_pairs(
 
 @contextmanager
 def recorded_candidates(model: nn.Module) -> Iterator[Any]:
-    """Let a model gather its candidates as in training, without losses or changes to the model.
+    """Record the candidates of each head as in training, without losses or changes to the model.
 
     Args:
         model: a detector that calls criteria of this project in training.
@@ -196,7 +196,8 @@ def recorded_candidates(model: nn.Module) -> Iterator[Any]:
         calls.clear()
         with EventStorage() as storage, torch.no_grad():
             model(batch)
-        # A model logs the metrics of each head with a prefix, and with them the index of its call.
+        # Each recorder returns the index of its call as a metric, which the model logs with the
+        # prefix of the head.
         names = {
             int(value): name.rpartition("/")[0] or DENSE
             for name, (value, _) in storage.latest().items()

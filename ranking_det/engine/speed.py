@@ -37,12 +37,10 @@ def time_thresholds(
     Raises:
         UserError: no part of the model has a score threshold, or there are no images.
     """
-    places = [
-        (module, name) for module in model.modules() for name in NAMES if name in vars(module)
-    ]
-    if not places:
+    parts = [(module, name) for module in model.modules() for name in NAMES if name in vars(module)]
+    if not parts:
         raise UserError(f"model: expected a part with a {' or '.join(NAMES)}, got none")
-    before = [vars(module)[name] for module, name in places]
+    original_thresholds = [vars(module)[name] for module, name in parts]
     times, num_images = [0.0] * len(thresholds), 0
     try:
         with inference_context(model), torch.no_grad():
@@ -51,11 +49,11 @@ def time_thresholds(
                     model(inputs)  # the first call is slow
                 num_images += len(inputs)
                 for i, threshold in enumerate(thresholds):
-                    for module, name in places:
+                    for module, name in parts:
                         setattr(module, name, threshold)
                     times[i] += _seconds(model, inputs)
     finally:
-        for (module, name), value in zip(places, before, strict=True):
+        for (module, name), value in zip(parts, original_thresholds, strict=True):
             setattr(module, name, value)
     if not num_images:
         raise UserError("dataloader.test: expected images to time the model on, got none")

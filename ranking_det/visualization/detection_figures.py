@@ -46,7 +46,7 @@ LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b07d00", "#56b4e9")
 INK, GRID = "#1f2328", "#d1d9e0"
 
 DENSITY = LinearSegmentedColormap.from_list("density", [GRID, LINES[0], INK])
-"""Colors from near that of the paper to that of the ink."""
+"""Color map from nearly white to nearly black."""
 
 
 class DetectionFigure(NamedTuple):
@@ -150,7 +150,7 @@ def plot_lines(axis: Axes, numbers: Mapping[str, Any]) -> None:
 
 
 def plot_score_histogram(axis: Axes, numbers: Mapping[str, Any]) -> None:
-    """Plot how many true and false positives have which score.
+    """Plot a histogram of the scores of true and false positives.
 
     Args:
         axis: the axes.
@@ -181,7 +181,7 @@ def _transparent(color: str) -> tuple[str, float]:
 
 
 def plot_score_iou(axis: Axes, numbers: Mapping[str, Any]) -> None:
-    """Plot how many detections have which score and IoU, with the correlation coefficients.
+    """Plot a histogram of score and IoU, with the correlation coefficients.
 
     Args:
         axis: the axes.
@@ -204,7 +204,7 @@ def plot_score_iou(axis: Axes, numbers: Mapping[str, Any]) -> None:
 
 
 def plot_reliability(axis: Axes, numbers: Mapping[str, Any]) -> None:
-    """Plot a reliability diagram: what detections of a score are worth.
+    """Plot a reliability diagram: IoU or precision against score.
 
     Args:
         axis: the axes.
@@ -227,7 +227,7 @@ def plot_reliability(axis: Axes, numbers: Mapping[str, Any]) -> None:
 
 
 def plot_bars(axis: Axes, numbers: Mapping[str, Any]) -> None:
-    """Plot horizontal bars, one of each group for each detector.
+    """Plot horizontal bars, one per group and detector.
 
     Args:
         axis: the axes.

@@ -25,7 +25,7 @@ OBJECT, FALSE = "#56b4e9", "#ff8c3b"
 """Blue and orange, which the color-blind can tell apart."""
 
 BLANK = (96, 96, 96)
-"""The color of an image that is not there."""
+"""The color of a missing image."""
 
 
 def object_label(index: int) -> str:
