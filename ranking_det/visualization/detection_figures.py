@@ -251,6 +251,7 @@ def plot_bars(axis: Axes, numbers: Mapping[str, Any]) -> None:
     axis.set_xlim(min([0, *values]), 1.3 * max([0, *values]) or 1)
     axis.grid(False, axis="y")
     axis.xaxis.set_major_locator(MaxNLocator(4))
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     _legend(axis)
 
 
@@ -303,13 +304,14 @@ def plot_confusion(axis: Axes, numbers: Mapping[str, Any]) -> None:
     # Confusions are a few percent: the root makes them visible next to the diagonal.
     norm = PowerNorm(0.5, 0, 100)
     image = axis.imshow(drawn, cmap=DENSITY, norm=norm, aspect="equal")
-    size = 9 if len(classes) <= MAX_CELLS else 7
+    few = len(classes) - 1 <= MAX_CELLS  # without the background
+    size = 9 if few else 7
     ticks = range(len(classes))
     axis.set_xticks(ticks, classes, rotation=90, fontsize=size)
     axis.set_yticks(ticks, classes, fontsize=size)
     axis.set(xlabel="detected class", ylabel="annotated class")
     axis.grid(False)
-    if len(classes) <= MAX_CELLS:
+    if few:
         for row, column in zip(*np.nonzero(counts), strict=True):
             color = "white" if share[row, column] > 10 else INK
             text = f"{share[row, column]:.0f}"
