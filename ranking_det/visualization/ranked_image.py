@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,7 @@ def free_place(
     label_size: tuple[float, float],
     places: Sequence[tuple[float, float]],
 ) -> tuple[float, float]:
-    """Find a place for a label where it covers no other label: near a corner, or to its right.
+    """Find a place for a label where it covers no other label: near a corner, or next to it.
 
     Args:
         corner: (x, y), where the upper left corner of the label should be.
@@ -100,19 +101,18 @@ def free_place(
         places: the upper left corners of the other labels.
 
     Returns:
-        The upper left corner of the label, within the image.
+        The upper left corner of the label, within the image. It covers others if the image is full.
     """
     right, low = (max(side - label, 0) for side, label in zip(size, label_size, strict=True))
     x, y = min(max(corner[0], 0), right), min(max(corner[1], 0), low)
-    for _ in places:
-        if not any(
-            abs(x - place[0]) < label_size[0] and abs(y - place[1]) < label_size[1]
-            for place in places
-        ):
-            break
-        x += label_size[0]
-        if x > right:  # the next line
-            x, y = min(max(corner[0], 0), right), min(y + label_size[1], low)
+    width, height = label_size
+    steps = product(range(-len(places), len(places) + 1), repeat=2)
+    # On the same line if possible, and rather to the right.
+    for row, column in sorted(steps, key=lambda step: (abs(step[0]), abs(step[1]), -step[1])):
+        left, top = x + column * width, y + row * height
+        is_inside = 0 <= left <= right and 0 <= top <= low
+        if is_inside and all(abs(left - a) >= width or abs(top - b) >= height for a, b in places):
+            return left, top
     return x, y
 
 

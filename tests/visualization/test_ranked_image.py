@@ -49,5 +49,8 @@ def test_labels_at_the_same_corner_cover_neither_each_other_nor_the_edge(corner)
     assert places[0] == (min(max(corner[0], 0), 84), min(max(corner[1], 0), 80))
     for i, (x, y) in enumerate(places):
         assert 0 <= x <= 84 and 0 <= y <= 80
-        apart = [abs(x - other[0]) >= 16 or abs(y - other[1]) >= 20 for other in places[:i]]
-        assert all(apart) or corner == (95, 95)  # no space is left at the lower right corner
+        assert all(abs(x - a) >= 16 or abs(y - b) >= 20 for a, b in places[:i])
+
+
+def test_a_full_image_has_labels_over_each_other():
+    assert free_place((0, 0), (16, 20), (16, 20), [(0, 0)]) == (0, 0)
