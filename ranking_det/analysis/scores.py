@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
+from itertools import islice
+from operator import length_hint
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from ranking_det.analysis.result_files import ResultFiles, read_result_files, read_truth
 from ranking_det.engine.checkpoint import (
@@ -145,7 +148,8 @@ def _read_parts(
         )
     half = image_halves(num_images, args.seed)
     what = f"a random half of {args.ground_truth} (seed {args.seed})"
-    origins = [f"{count} images, {what}" for count in (num_images - half.sum(), half.sum())]
+    origins = [f"{num_images - half.sum()} images, {what}"]
+    origins.append(f"{half.sum()} images, the other half of {args.ground_truth}")
     return files.part(~half), files.part(half), origins, files.lines
 
 
@@ -279,11 +283,17 @@ def write_sweep(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]
         make_missing_sets(plan.config.names("test"))
         plan.load_weights()
         loader = plan.config.test_loader(plan.config.test_sets()[0])
+        total = min(args.num_images, length_hint(loader, args.num_images))
         times, num_images = time_thresholds(
-            plan.config.augment(plan.model), loader, thresholds, args.num_images
+            plan.config.augment(plan.model),
+            tqdm(islice(loader, total), "timing", total, leave=False),
+            thresholds,
+            args.num_images,
         )
         rows = [row | {"ms": time} for row, time in zip(rows, times, strict=True)]
-        lines.append(f"ms: time of an image on {plan.config.train.device}, mean of {num_images}")
+        lines.append(
+            f"ms: mean time per image on {plan.config.train.device}, over {num_images} images"
+        )
     content = {"thresholds": rows, "largest_threshold": sweep.largest_threshold()}
     write_json(Path(args.output), without_nan(content))
     lines.append(" ".join(f"{name:>10}" for name in rows[0]))

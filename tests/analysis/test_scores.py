@@ -54,7 +54,7 @@ def test_fit_writes_calibrators_thresholds_and_the_errors_on_other_images(files,
     content = json.loads(Path(files["--output"]).read_text())
     assert list(content["classes"]) == LABELS
     assert content["fitted_on"] == f"15 images, a random half of {files['--ground-truth']} (seed 0)"
-    assert content["measured_on"] == content["fitted_on"]
+    assert content["measured_on"] == f"15 images, the other half of {files['--ground-truth']}"
     before, after = (content["measured"][when] for when in ("before", "after"))
     assert after["overall"]["LaECE_0"] < before["overall"]["LaECE_0"]
     assert before["classes"].keys() == set(LABELS)
