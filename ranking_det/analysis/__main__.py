@@ -48,7 +48,7 @@ example:
       --iou-type bbox --output olrp.json
 """
 DETECTIONS_DESCRIPTION = """\
-Compute all numbers about detections by the rules of COCO, or of LVIS if the ground truth has its
+Compute all metrics of detections by the rules of COCO, or of LVIS if the ground truth has its
 fields: AP, oLRP, pooled AP, correlation of score and IoU, precision, recall and F1, the confusion
 matrix, and what each kind of error costs in AP, overall and per class.
 """
@@ -176,7 +176,7 @@ def _add_olrp(commands: Any) -> None:
 
 def _add_detections(commands: Any) -> None:
     text = {"description": DETECTIONS_DESCRIPTION, "epilog": DETECTIONS_EXAMPLE}
-    meaning = "all numbers about detections"
+    meaning = "all metrics of detections"
     command = commands.add_parser("detections", help=meaning, formatter_class=LAYOUT, **text)
     command.set_defaults(write=lambda args, _: write_detection_numbers(args))
     _add_files(command)
@@ -223,10 +223,10 @@ def _add_fit(commands: Any) -> None:
     command = commands.add_parser("fit", help="calibrate scores and find thresholds", **text)
     command.set_defaults(write=lambda args, _: write_fit(args))
     _add_files(command)
-    meaning = "also store what is fitted in this checkpoint of the model (.pth)"
+    meaning = "also store the fitted scores in this checkpoint (.pth)"
     command.add_argument("--checkpoint", metavar="FILE", help=meaning)
     for flag, what in (("ground-truth", "annotation file"), ("results", "detections")):
-        meaning = f"{what} of other images to measure on (default: a half of the images)"
+        meaning = f"{what} of other images to measure on (default: a random half of the images)"
         command.add_argument(f"--measure-{flag}", metavar="FILE", help=meaning)
     meaning = "seed of the choice of the halves (default: 0)"
     command.add_argument("--seed", type=int, default=0, metavar="N", help=meaning)
@@ -273,7 +273,7 @@ def _add_pairs(commands: Any) -> None:
     command.add_argument("--weights", metavar="FILE", help=meaning)
     meaning = "your own validation data, as for train_net.py (default: the test sets of the config)"
     command.add_argument("--val", metavar="FOLDER_OR_FILE", help=meaning)
-    meaning = "use N random images, always the same (default: all images with objects)"
+    meaning = "use N images, chosen at random with a fixed seed (default: all images with objects)"
     command.add_argument("--max-images", type=int, metavar="N", help=meaning)
 
 

@@ -125,10 +125,12 @@ def _on_positives(positives: PositiveCounts, config_file: str | None) -> Iterato
     missed = f"{percent(shares[1.0])} of the objects have no positive"
     if shares[1.0] <= FEW_MISSED:
         smaller = [part for part in positives.inputs if shares[part.scale] <= FEW_MISSED][0]
-        also = ""
+        smaller_text = ""
         if smaller.scale < 1:
-            also = f", and at {smaller.scale:g} times the size {percent(shares[smaller.scale])}"
-        yield f"At {size}, {missed}{also}: the anchors and the assigner fit."
+            smaller_text = (
+                f", and at {smaller.scale:g} times the size {percent(shares[smaller.scale])}"
+            )
+        yield f"At {size}, {missed}{smaller_text}: the anchors and the assigner fit."
         return
     if shares[best.scale] > 0.75 * shares[1.0]:
         text = (

@@ -95,9 +95,9 @@ def write_report(args: argparse.Namespace, overrides: Sequence[str]) -> list[str
     if overrides and args.config_file is None:
         raise UserError(f"{' '.join(overrides)}: overrides need --config-file FILE")
     config = None if args.config_file is None else load_config(args.config_file, overrides)
-    data = _find(args)
+    data = _find_splits(args)
     warnings = list(data.warnings)
-    splits = {name: _read(args, name, part, warnings) for name, part in data.parts.items()}
+    splits = {name: _read_split(args, name, part, warnings) for name, part in data.parts.items()}
     statistics, input_text = {}, ""
     for name, split in splits.items():
         scales, input_text = _input_scales(config, split.images)
@@ -108,7 +108,7 @@ def write_report(args: argparse.Namespace, overrides: Sequence[str]) -> list[str
     positives, positives_note = _count_positives(config, splits[first])
     split_faults = [(None, fault) for fault in data.faults]
     split_faults += [(split, fault) for split in splits.values() for fault in split.summary.faults]
-    faults = [_describe(fault, split) for split, fault in split_faults]
+    faults = [_fault_row(fault, split) for split, fault in split_faults]
     left_out = sum(fault["action"] in (LEFT_OUT, SKIPPED) for fault in faults)
     notes = [f"{name}: {note}" for name, split in splits.items() for note in split.summary.notes]
     report: dict[str, Any] = {
@@ -125,7 +125,7 @@ def write_report(args: argparse.Namespace, overrides: Sequence[str]) -> list[str
         "faults": faults[:MAX_FAULTS],
     }
     pictures = {
-        name: _draw(split, MAX_PICTURES if name == first else MAX_OTHERS)
+        name: _draw_samples(split, MAX_PICTURES if name == first else MAX_OTHERS)
         for name, split in splits.items()
     }
     page = render_page(report, pictures)
@@ -137,7 +137,7 @@ def write_report(args: argparse.Namespace, overrides: Sequence[str]) -> list[str
     return [*report["advice"], str(folder / PAGE)]
 
 
-def _find(args: argparse.Namespace) -> _DataSet:
+def _find_splits(args: argparse.Namespace) -> _DataSet:
     """Find the splits of the data set.
 
     Raises:
@@ -178,7 +178,9 @@ def _find_coco(args: argparse.Namespace, content: Any) -> _DataSet:
     return _DataSet(NAME, [], warnings, {args.split or ALL: part}, [])
 
 
-def _read(args: argparse.Namespace, name: str, part: CocoSplit, warnings: list[str]) -> _Split:
+def _read_split(
+    args: argparse.Namespace, name: str, part: CocoSplit, warnings: list[str]
+) -> _Split:
     """Check a split as training does, but only warn about images that training would reject."""
     where = part.json_file or f"{args.data} ({name})"
     names = ("max_faults", "crowds_are_objects", "allow_outside")
@@ -207,7 +209,7 @@ def _read(args: argparse.Namespace, name: str, part: CocoSplit, warnings: list[s
     return _Split(annotations, summary, group_objects(annotations, paths))
 
 
-def _describe(fault: Fault, split: _Split | None) -> dict[str, str]:
+def _fault_row(fault: Fault, split: _Split | None) -> dict[str, str]:
     """Return the fields of a fault as text, with the file name of its image if it is known."""
     images = zip(split.annotations.images, split.images, strict=True) if split else ()
     names = (image.name for entry, image in images if entry["id"] == fault.image)
@@ -248,7 +250,7 @@ def _count_positives(config: RunConfig | None, split: _Split) -> tuple[Any, str]
     return counts, ""
 
 
-def _draw(split: _Split, count: int) -> list[SamplePicture]:
+def _draw_samples(split: _Split, count: int) -> list[SamplePicture]:
     names = [category["name"] for category in split.annotations.categories]
     pictures = []
     for index, remark in choose_samples(split.images, count).items():

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tqdm import tqdm
 
-from ranking_det.analysis.ranking import read_truth
+from ranking_det.analysis.result_files import ResultFiles, Results, read_truth
+from ranking_det.analysis.training_metrics import is_finite, read_finite_metrics
 from ranking_det.data.coco_json.image_files import ImageFinder, check_folder
 from ranking_det.data.coco_json.reader import load_json
-from ranking_det.data.coco_json.results import read_results
 from ranking_det.data.images import UnreadableImageError
 from ranking_det.data.mapper import read_array
-from ranking_det.engine.run_checks import check_file, check_no_folder, check_output_dir
+from ranking_det.engine.run_checks import check_no_folder, check_output_dir
 from ranking_det.evaluation.detection_analysis import analyze_detections
 from ranking_det.evaluation.ground_truth import describe
 from ranking_det.evaluation.image_ranking import (
@@ -26,7 +25,7 @@ from ranking_det.evaluation.image_ranking import (
     image_errors,
 )
 from ranking_det.evaluation.matching import match
-from ranking_det.evaluation.metrics import Rules, evaluate_detections, without_nan
+from ranking_det.evaluation.metrics import without_nan
 from ranking_det.evaluation.score_statistics import (
     cross_fitted_calibration,
     image_halves,
@@ -38,7 +37,6 @@ from ranking_det.evaluation.score_statistics import (
 )
 from ranking_det.files import make_folder, write_json, write_whole
 from ranking_det.user_errors import UserError, listed
-from ranking_det.visualization.curves import read_metrics
 from ranking_det.visualization.detection_page import (
     PAIR_KINDS,
     draw_figures,
@@ -52,20 +50,9 @@ PAGE, NUMBERS, PICTURES = "report.html", "report.json", "report_pictures"
 NUM_WORST, NUM_BEST = 6, 3
 """Maximum numbers of images with the largest and with the smallest ranking errors."""
 
-Results = list[dict[str, Any]]
-
-
-class _Truth(NamedTuple):
-    """The ground truth and how detections are compared with it."""
-
-    content: dict[str, Any]
-    rules: Rules
-    iou_type: str
-    notes: tuple[str, ...]
-
 
 def write_detection_report(args: argparse.Namespace) -> list[str]:
-    """Compare the detections of detectors; write a page, pictures and numbers.
+    """Compare detectors in an HTML page, and write its pictures and numbers.
 
     Args:
         args: the arguments of ``python -m ranking_det.analysis report``.
@@ -84,30 +71,30 @@ def write_detection_report(args: argparse.Namespace) -> list[str]:
     metric_files, keys = _by_name(args.metrics, "--metrics", paths), training_keys(args.iou_type)
     training = {name: _read_training(path, keys) for name, path in metric_files.items()}
     truth = _read_truth(args.ground_truth, args.iou_type)
-    finder = None if args.images is None else _find_images(args.images, truth.content["images"])
-    results = {
-        name: read_results(path, truth.content, args.iou_type) for name, path in paths.items()
-    }
+    finder = (
+        None if args.images is None else _find_images(args.images, truth.ground_truth["images"])
+    )
+    files = {name: truth.read(path) for name, path in paths.items()}
     numbers, errors = {}, []
     # One step for each detector and two for the drawings: each takes seconds on a large data set.
-    with tqdm(total=len(results) + 2, desc="report", leave=False) as bar:
-        for name, rows in results.items():
+    with tqdm(total=len(files) + 2, desc="report", leave=False) as bar:
+        for name, result_files in files.items():
             bar.set_description(name)
-            numbers[name], of_images = _analyze(truth, rows)
+            numbers[name], of_images = _analyze(result_files)
             numbers[name]["results"] = paths[name]
             errors.append(of_images)
             bar.update()
         bar.set_description("images")
-        images = _describe_images(truth, results, errors)
+        images = _describe_images(files, errors)
         report = without_nan(
             {
                 "ground_truth": args.ground_truth,
-                "description": describe(truth.content),
+                "description": describe(truth.ground_truth),
                 "rules": truth.rules,
                 "iou_type": args.iou_type,
-                "notes": list(truth.notes),
+                "notes": truth.lines[1:],
                 "methods": numbers,
-                "classes": _classes(truth.content),
+                "classes": _classes(truth.ground_truth),
                 "images": images,
                 "pairs": pairs,
                 "training": training,
@@ -130,7 +117,7 @@ def _by_name(
     Args:
         entries: NAME=FILE texts.
         flag: their flag, for messages.
-        names: by name, the detectors that there are; None for any.
+        names: the known detectors, by name; None to accept any name.
 
     Raises:
         UserError: an entry has no name or file, or its name is unknown or repeated.
@@ -164,44 +151,28 @@ def _read_pairs(path: str) -> dict[str, dict[str, float | None]]:
     except (KeyError, TypeError, AttributeError):
         ratios = {}
     values = [value for kinds in ratios.values() for value in kinds.values()]
-    if not values or not all(value is None or _is_number(value) for value in values):
+    if not values or not all(value is None or is_finite(value) for value in values):
         raise UserError(f"--pairs: expected the JSON of `analysis pairs`, got {path!r}")
     return ratios
 
 
 def _read_training(path: str, keys: Sequence[str]) -> dict[str, dict[str, list[float]]]:
-    """Return iterations (``x``) and values (``y``) of metrics of a training run.
-
-    Raises:
-        UserError: it is not a metrics.json.
-    """
-    check_file(path, "--metrics")
-    try:
-        records = read_metrics(path)
-    # A file with other content: bytes, or JSON values that are not records of iterations.
-    except (UnicodeDecodeError, KeyError, TypeError, AttributeError):
-        records = []
+    """Return iterations (``x``) and values (``y``) of metrics of a training run."""
+    records = read_finite_metrics(path, lambda name: name in keys)
     series = {}
     for key in keys:
-        rows = [row for row in records if _is_number(row["iteration"]) and _is_number(row.get(key))]
+        rows = [row for row in records if key in row]
         if rows:
             series[key] = {"x": [row["iteration"] for row in rows], "y": [row[key] for row in rows]}
-    if not series:
-        raise UserError(f"--metrics: expected the metrics.json of a training run, got {path!r}")
     return series
 
 
-def _is_number(value: Any) -> bool:
-    """Return whether a JSON value is a finite number. Training that diverges logs NaN."""
-    return type(value) in (int, float) and math.isfinite(value)
-
-
-def _read_truth(path: str, iou_type: str) -> _Truth:
-    content, rules, notes = read_truth(path, iou_type)
+def _read_truth(path: str, iou_type: str) -> ResultFiles:
+    truth = read_truth(path, iou_type)
     for section in ("images", "categories"):
-        if not content[section]:
+        if not truth.ground_truth[section]:
             raise UserError(f"{path}: expected at least one entry in {section!r}, got none")
-    return _Truth(content, rules, iou_type, notes)
+    return truth
 
 
 def _find_images(folder: str, images: Sequence[dict[str, Any]]) -> ImageFinder:
@@ -218,16 +189,16 @@ def _find_images(folder: str, images: Sequence[dict[str, Any]]) -> ImageFinder:
     return finder
 
 
-def _analyze(truth: _Truth, results: Results) -> tuple[dict[str, Any], ImageErrors]:
-    """Return all numbers about the detections of a detector, and the ranking errors of images."""
-    content, num_images = truth.content, len(truth.content["images"])
-    evaluation = evaluate_detections(content, results, truth.iou_type, rules=truth.rules)
+def _analyze(files: ResultFiles) -> tuple[dict[str, Any], ImageErrors]:
+    """Return all metrics of a detector, and the ranking errors of images."""
+    content, results, evaluation = files.ground_truth, files.results, files.evaluate()
+    num_images = len(content["images"])
     detections = evaluation.detections
     matches = match(detections)
     limits = score_range(detections.score)
     numbers = {
         "detections": len(results),
-        **analyze_detections(evaluation, content, results, truth.iou_type),
+        **analyze_detections(evaluation, content, results, files.iou_type),
         "precision": mean_precision(evaluation.precision),
         "score_histogram": score_histogram(detections, matches, limits),
         "score_iou": score_iou_histogram(detections, matches, limits),
@@ -247,17 +218,17 @@ def _classes(content: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _describe_images(
-    truth: _Truth, results: Mapping[str, Results], errors: Sequence[ImageErrors]
+    files: Mapping[str, ResultFiles], errors: Sequence[ImageErrors]
 ) -> dict[str, list[dict[str, Any]]]:
     """Choose images and describe the ranking of each detector in them."""
     worst, best = choose_images(errors, NUM_WORST, NUM_BEST)
-    images = truth.content["images"]
+    images = next(iter(files.values())).ground_truth["images"]
     chosen = {images[i]["id"] for i in worst + best}
-    of_image: dict[tuple[str, Any], Results] = {}
-    for name, rows in results.items():
-        for row in rows:
+    image_results: dict[tuple[str, Any], Results] = {}
+    for name, detector_files in files.items():
+        for row in detector_files.results:
             if row["image_id"] in chosen:
-                of_image.setdefault((name, row["image_id"]), []).append(row)
+                image_results.setdefault((name, row["image_id"]), []).append(row)
 
     def entry(image: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -265,13 +236,13 @@ def _describe_images(
             "entry": image,
             "methods": {
                 name: describe_ranking(
-                    truth.content,
-                    of_image.get((name, image["id"]), []),
-                    truth.iou_type,
+                    each.ground_truth,
+                    image_results.get((name, image["id"]), []),
+                    each.iou_type,
                     image,
-                    truth.rules,
+                    each.rules,
                 )
-                for name in results
+                for name, each in files.items()
             },
         }
 
@@ -323,7 +294,7 @@ def _write(
     uncalibrated = [name for name, n in report["methods"].items() if n["calibration"] is None]
     page = render_page({**report, "uncalibrated": uncalibrated}, sections, jpegs)
     make_folder(folder / PICTURES)
-    # Those of an earlier report, which may have had more detectors.
+    # Delete the pictures of an earlier report, which may have had more detectors.
     for path in (folder / PICTURES).glob("*"):
         if path.suffix in (".png", ".json") and path.is_file():
             path.unlink()

@@ -11,12 +11,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from ranking_det.analysis.training_metrics import read_finite_metrics
 from ranking_det.engine.pair_counts import DENSE
-from ranking_det.engine.run_checks import check_file
 from ranking_det.evaluation.command_line import check_outputs
 from ranking_det.files import write_json
 from ranking_det.user_errors import UserError
-from ranking_det.visualization.curves import read_metrics
 
 METRIC = "negatives_per_positive"
 
@@ -37,39 +36,23 @@ def write_imbalance(args: argparse.Namespace) -> list[str]:
     check_outputs({"the metrics": args.metrics}, {"--output": args.output})
     if args.iterations is not None and args.iterations < 1:
         raise UserError(f"--iterations: expected at least 1, got {args.iterations}")
-    records = _read(args.metrics)
+    records = read_finite_metrics(args.metrics, _is_ratio, f", which has {METRIC}")
     first, length = records[0]["iteration"], args.iterations
     records = [record for record in records if length is None or record["iteration"] < length]
     if not records:
         raise UserError(
-            f"--iterations: expected more than {first}, the first logged one, got {length}"
+            f"--iterations: expected more than {first}, the first logged iteration, got {length}"
         )
-    heads, covered = _average(records), records[-1]["iteration"] + 1
+    heads, num_iterations = _average(records), records[-1]["iteration"] + 1
     if args.output:
-        write_json(Path(args.output), {"iterations": covered, "negatives_per_positive": heads})
-    lines = [f"Positive to negative tasks in the first {covered:,} iterations of {args.metrics}"]
+        write_json(
+            Path(args.output), {"iterations": num_iterations, "negatives_per_positive": heads}
+        )
+    lines = [
+        f"Positive to negative tasks in the first {num_iterations:,} iterations of {args.metrics}"
+    ]
     lines += [f"{name:9} 1:{ratio:,.1f}" for name, ratio in heads.items()]
     return lines + [f"Wrote {args.output}"] * bool(args.output)
-
-
-def _read(path: str) -> list[dict[str, Any]]:
-    """Return the records that have ratios; at least one."""
-    check_file(path, "--metrics")
-    try:
-        records = read_metrics(path)
-        records = [record for record in records if any(map(_is_ratio, record))]
-        _average(records)
-    except OSError as error:
-        raise UserError(f"--metrics: {path} cannot be read: {error.strerror}") from error
-    # A file with other content: bytes, JSON values that are no records, or texts for numbers.
-    except (ValueError, KeyError, TypeError, AttributeError):
-        records = []
-    if not records:
-        raise UserError(
-            f"--metrics: expected the metrics.json of a training run, which has {METRIC}, got "
-            f"{path}"
-        )
-    return records
 
 
 def _is_ratio(name: str) -> bool:

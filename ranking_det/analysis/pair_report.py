@@ -34,12 +34,12 @@ def write_pairs(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]
     check_outputs({name: path for name, path in inputs.items() if path}, {"--output": args.output})
     if args.max_images is not None and args.max_images < 1:
         raise UserError(f"--max-images: expected at least 1, got {args.max_images}")
-    words = ["--config-file", args.config_file, "--eval-only"]
-    words += [] if args.val is None else ["--val", args.val]
+    arguments = ["--config-file", args.config_file, "--eval-only"]
+    arguments += [] if args.val is None else ["--val", args.val]
     if args.weights is not None:
         key = load_config(args.config_file, overrides).user_key("train.init_checkpoint")
         overrides = [*overrides, f"{key}={args.weights}"]
-    report = measure_pairs(parse([*words, *overrides]), args.max_images)
+    report = measure_pairs(parse([*arguments, *overrides]), args.max_images)
     heads = {name: head.to_json(report.class_names) for name, head in report.heads.items()}
     content = {
         "config": args.config_file,
@@ -59,11 +59,11 @@ def _describe(head: dict[str, Any]) -> str:
     """Return the ratios of a head as a line."""
     parts = []
     for kind in ("foreground_background", "positive_negative"):
-        ratios = (f"{_number(head[kind][name])} {name}" for name in ("all", "mined"))
+        ratios = (f"{_ratio_text(head[kind][name])} {name}" for name in ("all", "mined"))
         parts.append(f"{kind.replace('_', '-')} {', '.join(ratios)}")
-    parts.append(f"positive-positive {_number(head['positive_positive'])}")
+    parts.append(f"positive-positive {_ratio_text(head['positive_positive'])}")
     return "; ".join(parts)
 
 
-def _number(counts: dict[str, Any]) -> str:
+def _ratio_text(counts: dict[str, Any]) -> str:
     return "undefined" if counts["ratio"] is None else f"{counts['ratio']:.4f}"

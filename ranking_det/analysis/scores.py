@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
+from itertools import islice
+from operator import length_hint
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
-from ranking_det.analysis.ranking import read_files
+from ranking_det.analysis.result_files import ResultFiles, read_result_files, read_truth
 from ranking_det.engine.checkpoint import (
     FITTED,
     Checkpoint,
@@ -26,12 +29,8 @@ from ranking_det.evaluation.calibration import CalibrationErrors, calibration_er
 from ranking_det.evaluation.command_line import check_outputs
 from ranking_det.evaluation.detection_analysis import pooled_metrics
 from ranking_det.evaluation.fitted_scores import FittedScores, fit_scores
-from ranking_det.evaluation.metrics import (
-    DetectionEvaluation,
-    Rules,
-    evaluate_detections,
-    without_nan,
-)
+from ranking_det.evaluation.metrics import DetectionEvaluation, without_nan
+from ranking_det.evaluation.score_statistics import image_halves
 from ranking_det.evaluation.thresholds import ThresholdSweep
 from ranking_det.files import write_json
 from ranking_det.user_errors import UserError, listed
@@ -44,53 +43,6 @@ KEYS = ("model.inference.score_thresh", "model.roi_heads.box_predictor.test_scor
 
 TITLES = {"lrp": "smallest LRP error", "f1": "highest F1", "precision": "precision >= {:g}"}
 """What each kind of threshold is for."""
-
-Results = list[dict[str, Any]]
-
-
-class _Files(NamedTuple):
-    """The content of an annotation file and a result file, or a part of it."""
-
-    ground_truth: dict[str, Any]
-    results: Results
-    rules: Rules
-    lines: list[str]  # that describe the files
-    origin: str  # that describes the images
-
-    @property
-    def num_images(self) -> int:
-        return len(self.ground_truth["images"])
-
-    @property
-    def class_names(self) -> set[str]:
-        return {category["name"] for category in self.ground_truth["categories"]}
-
-    def part(self, images: Sequence[Any], what: str) -> _Files:
-        """Return what belongs to some of the images."""
-        ids = {image["id"] for image in images}
-        annotations, results = (
-            [entry for entry in entries if entry["image_id"] in ids]
-            for entries in (self.ground_truth["annotations"], self.results)
-        )
-        ground_truth = {**self.ground_truth, "images": images, "annotations": annotations}
-        origin = f"{len(images)} images, {what}"
-        return self._replace(ground_truth=ground_truth, results=results, origin=origin)
-
-    def evaluate(self, iou_type: str) -> DetectionEvaluation:
-        """Find the objects that each detection overlaps."""
-        return evaluate_detections(self.ground_truth, self.results, iou_type, rules=self.rules)
-
-
-def _read(ground_truth_path: str, results_path: str, iou_type: str) -> _Files:
-    ground_truth, rules, results, lines = read_files(ground_truth_path, results_path, iou_type)
-    outside = [row["score"] for row in results if not 0 <= row["score"] <= 1]
-    if outside:
-        raise UserError(
-            f"{results_path}: expected scores from 0 to 1, got {outside[0]:g} (map logits to "
-            "probabilities first)"
-        )
-    origin = f"{len(ground_truth['images'])} images of {ground_truth_path}"
-    return _Files(ground_truth, results, rules, lines, origin)
 
 
 def write_fit(args: argparse.Namespace) -> list[str]:
@@ -108,41 +60,33 @@ def write_fit(args: argparse.Namespace) -> list[str]:
     """
     _check_fit(args)
     checkpoint = None if args.checkpoint is None else _read_checkpoint(args.checkpoint)
-    files = _read(args.ground_truth, args.results, args.iou_type)
-    if args.measure_results is None:
-        part, measured_part = _halves(files, args.ground_truth, args.seed)
-        lines = files.lines
-    else:
-        part = files
-        measured_part = _read(args.measure_ground_truth, args.measure_results, args.iou_type)
-        _check_same_classes(files, measured_part, args.measure_ground_truth)
-        lines = [*files.lines, *measured_part.lines]
-    evaluation = part.evaluate(args.iou_type)
+    fitted_files, measured_files, origins, lines = _read_parts(args)
+    evaluation = fitted_files.evaluate()
     names = _class_names(evaluation.names, checkpoint)
     options = {"target": args.target, "method": args.method, "kind": args.drawn}
-    fitted, without = fit_scores(
+    fitted, unmatched_classes = fit_scores(
         evaluation.detections, evaluation.names, precision=args.precision, **options
     )
     largest = ThresholdSweep(evaluation.detections).largest_threshold()
-    before, after = _measure(fitted, measured_part.evaluate(args.iou_type))
+    before, after = _measure(fitted, measured_files.evaluate())
     content = without_nan(
         {
             **fitted.with_classes(names).to_json(),
             "precision": args.precision,
             "largest_threshold": largest,
-            "without_true_positive": without,
-            "fitted_on": part.origin,
-            "measured_on": measured_part.origin,
+            "without_true_positive": unmatched_classes,
+            "fitted_on": origins[0],
+            "measured_on": origins[1],
             "measured": {"before": before, "after": after},
         }
     )
     if checkpoint is not None:
         add_entry(checkpoint, FITTED, content)
     write_json(Path(args.output), content)
-    lines = [*lines, f"Fitted on {part.origin}", f"Measured on {measured_part.origin}"]
-    if without:
+    lines = [*lines, f"Fitted on {origins[0]}", f"Measured on {origins[1]}"]
+    if unmatched_classes:
         text = "Classes without a true positive, which take the thresholds of all classes together"
-        lines.append(f"{text}: {listed(without)}")
+        lines.append(f"{text}: {listed(unmatched_classes)}")
     lines += _threshold_lines(fitted, largest, args.precision)
     lines.append("Errors of the scores and pooled AP in percent, before -> after calibration:")
     rows = {name: (value, after["overall"][name]) for name, value in before["overall"].items()}
@@ -177,31 +121,56 @@ def _read_checkpoint(path: str) -> Checkpoint:
     return checkpoint
 
 
-def _halves(files: _Files, path: str, seed: int) -> tuple[_Files, _Files]:
-    """Split the images at random into those to fit to and those to measure on."""
-    images = files.ground_truth["images"]
-    if len(images) < 2:
+def _read_parts(
+    args: argparse.Namespace,
+) -> tuple[ResultFiles, ResultFiles, list[str], list[str]]:
+    """Return what to fit to and what to measure on, a description of the images of each, and lines.
+
+    Raises:
+        UserError: a file cannot be used, there is one image only, or the classes differ.
+    """
+    files = read_truth(args.ground_truth, args.iou_type).read(args.results)
+    _check_scores(files, args.results)
+    num_images = len(files.ground_truth["images"])
+    if args.measure_results is not None:
+        measured = read_truth(args.measure_ground_truth, args.iou_type).read(args.measure_results)
+        _check_scores(measured, args.measure_results)
+        _check_same_classes(files, measured, args.measure_ground_truth)
+        origins = [f"{num_images} images of {args.ground_truth}"]
+        num_measured = len(measured.ground_truth["images"])
+        origins.append(f"{num_measured} images of {args.measure_ground_truth}")
+        return files, measured, origins, [*files.lines, *measured.lines]
+    if num_images < 2:
         raise UserError(
             f"--ground-truth: expected at least 2 images, one to fit to and one to measure on, got "
-            f"{len(images)}; give more images, or others with --measure-ground-truth and "
+            f"{num_images}; give more images, or others with --measure-ground-truth and "
             "--measure-results"
         )
-    order = np.random.default_rng(seed).permutation(len(images))
-    middle = (len(images) + 1) // 2
-    what = f"a half of {path} (seed {seed})"
-    first, second = (
-        files.part([images[i] for i in np.sort(half)], what)
-        for half in (order[:middle], order[middle:])
+    half = image_halves(num_images, args.seed)
+    what = f"a random half of {args.ground_truth} (seed {args.seed})"
+    origins = [f"{num_images - half.sum()} images, {what}"]
+    origins.append(f"{half.sum()} images, the other half of {args.ground_truth}")
+    return files.part(~half), files.part(half), origins, files.lines
+
+
+def _check_scores(files: ResultFiles, path: str) -> None:
+    outside = [row["score"] for row in files.results if not 0 <= row["score"] <= 1]
+    if outside:
+        raise UserError(
+            f"{path}: expected scores from 0 to 1, got {outside[0]:g} (map logits to probabilities "
+            "first)"
+        )
+
+
+def _check_same_classes(files: ResultFiles, measured: ResultFiles, path: str) -> None:
+    classes, measured_classes = (
+        {category["name"] for category in each.ground_truth["categories"]}
+        for each in (files, measured)
     )
-    return first, second
-
-
-def _check_same_classes(files: _Files, measured: _Files, path: str) -> None:
-    differing = sorted(files.class_names ^ measured.class_names)
-    if differing:
+    if classes != measured_classes:
         raise UserError(
             f"{path}: expected the classes of the ground truth to fit to, got others: "
-            f"{listed(differing)}"
+            f"{listed(sorted(classes ^ measured_classes))}"
         )
 
 
@@ -230,13 +199,13 @@ def _measure(
     above = detections.score >= np.array([lowest[name] for name in classes])
     calibrated = detections._replace(score=fitted.calibrate(classes, detections.score))
     before, after = (
-        _content(calibration_errors(each, above), names, pooled_metrics(each))
+        _measured_errors(calibration_errors(each, above), names, pooled_metrics(each))
         for each in (detections, calibrated)
     )
     return before, after
 
 
-def _content(
+def _measured_errors(
     errors: CalibrationErrors, names: Sequence[str], pooled: dict[str, float]
 ) -> dict[str, Any]:
     """Return the errors and the arrays of the reliability diagrams for JSON."""
@@ -254,12 +223,12 @@ def _threshold_lines(fitted: FittedScores, largest: float, precision: float) -> 
     lines = [f"One threshold for all classes, as an override (R-CNNs: {KEYS[1]}):"]
     for title, value in overall.items():
         title = title.format(precision)
-        override = "not reached" if math.isnan(value) else f"{KEYS[0]}={below(value):g}"
+        override = "not reached" if math.isnan(value) else f"{KEYS[0]}={round_below(value):g}"
         lines.append(f"  {title:21} {override}")
     return [*lines, "The thresholds of each class are in the file; --fitted uses them."]
 
 
-def below(threshold: float) -> float:
+def round_below(threshold: float) -> float:
     """Round a threshold down to four digits, so that a score equal to it is above the result.
 
     Models drop the detections with at most the score of their threshold.
@@ -267,7 +236,7 @@ def below(threshold: float) -> float:
     Args:
         threshold: in [0, 1].
 
-    >>> below(0.25), below(0.123456)
+    >>> round_below(0.25), round_below(0.123456)
     (0.2499, 0.1234)
     """
     if not threshold > 0:
@@ -294,8 +263,6 @@ def write_sweep(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]
         UserError: a file cannot be read or written, its content is faulty, or the model has no
             score threshold.
     """
-    inputs = {"the ground truth": args.ground_truth, "the results": args.results}
-    check_outputs(inputs, {"--output": args.output})
     thresholds = sorted(set(args.thresholds))
     outside = [f"{threshold:g}" for threshold in thresholds if not 0 <= threshold <= 1]
     if outside:
@@ -304,22 +271,29 @@ def write_sweep(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]
         raise UserError(f"--num-images: expected at least 1, got {args.num_images}")
     if overrides and args.config_file is None:
         raise UserError(f"{' '.join(overrides)}: overrides need --config-file FILE")
+    files = read_result_files(args)
+    _check_scores(files, args.results)
     plan = None
     if args.config_file is not None:
         plan = make_plan(Command(config_file=args.config_file, overrides=overrides, eval_only=True))
-    files = _read(args.ground_truth, args.results, args.iou_type)
-    sweep = ThresholdSweep(files.evaluate(args.iou_type).detections)
-    rows = sweep.rows(thresholds, files.num_images)
+    sweep = ThresholdSweep(files.evaluate().detections)
+    rows = sweep.rows(thresholds, len(files.ground_truth["images"]))
     lines = list(files.lines)
     if plan is not None:
         make_missing_sets(plan.config.names("test"))
         plan.load_weights()
         loader = plan.config.test_loader(plan.config.test_sets()[0])
+        total = min(args.num_images, length_hint(loader, args.num_images))
         times, num_images = time_thresholds(
-            plan.config.augment(plan.model), loader, thresholds, args.num_images
+            plan.config.augment(plan.model),
+            tqdm(islice(loader, total), "timing", total, leave=False),
+            thresholds,
+            args.num_images,
         )
         rows = [row | {"ms": time} for row, time in zip(rows, times, strict=True)]
-        lines.append(f"ms: time of an image on {plan.config.train.device}, mean of {num_images}")
+        lines.append(
+            f"ms: mean time per image on {plan.config.train.device}, over {num_images} images"
+        )
     content = {"thresholds": rows, "largest_threshold": sweep.largest_threshold()}
     write_json(Path(args.output), without_nan(content))
     lines.append(" ".join(f"{name:>10}" for name in rows[0]))

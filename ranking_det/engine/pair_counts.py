@@ -67,8 +67,8 @@ def measure_pairs(command: Command, max_images: int | None = None) -> PairReport
 
     Args:
         command: an evaluation.
-        max_images: maximum number of images, >= 1, in a random order with a fixed seed; None for
-            all images that have objects.
+        max_images: maximum number of images, >= 1, chosen at random with a fixed seed; None for all
+            images that have objects.
 
     Returns:
         The counts.

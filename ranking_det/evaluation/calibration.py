@@ -153,7 +153,7 @@ def calibration_errors(
 
 
 class Calibrator(NamedTuple):
-    """Map from scores to what they are worth: linear between N knots, constant outside of them.
+    """Piecewise-linear map from scores to the expected IoU or precision: N knots, constant outside.
 
     Attributes:
         scores: (N,) float64, ascending scores of the knots, N >= 1.
@@ -166,7 +166,8 @@ class Calibrator(NamedTuple):
     def map(self, scores: np.ndarray) -> np.ndarray:
         """Return the calibrated scores, in [0, 1] for scores in [0, 1].
 
-        A small share of the raw score makes them different within a plateau of the map.
+        A small share of the raw score is mixed in, so different scores stay different within a
+        plateau.
 
         Args:
             scores: (D,) raw scores.
@@ -191,7 +192,7 @@ class ClassCalibrators(NamedTuple):
 
 
 def calibration_targets(detections: Detections, target: Target) -> tuple[np.ndarray, np.ndarray]:
-    """Return what the scores should be, and which detections count.
+    """Return the calibration target of each score, and which detections count.
 
     Args:
         detections: the detections.
@@ -249,10 +250,10 @@ def _fit(scores: np.ndarray, targets: np.ndarray, method: Method) -> Calibrator:
 def calibrate(
     scores: np.ndarray, labels: np.ndarray, calibrators: Sequence[Calibrator]
 ) -> np.ndarray:
-    """Calibrate scores, so that the order within a class does not change.
+    """Calibrate scores without changing their order within a class.
 
-    Within a class, different scores stay different, even if they are closer than the resolution of
-    the calibrated scores, and equal ones stay equal. AP per class is therefore unchanged.
+    Within a class, different scores stay different, even where calibrated values would round to the
+    same float64, and equal ones stay equal. AP per class is therefore unchanged.
 
     Args:
         scores: (D,) raw scores.

@@ -21,17 +21,18 @@ def confusion_matrix(
     *,
     min_iou: float = 0.5,
 ) -> np.ndarray:
-    """Count how often objects of each class are detected as which class.
+    """Compute a confusion matrix: how often objects of each class are detected as which class.
 
-    The detections of at least the threshold are matched within their classes first, as for AP, so
-    that the diagonal has the true positives of precision and recall. Those that remain, by
-    descending score, take the object of another class with the highest IoU among those that remain.
-    What then remains is matched with the background. Ignored detections and crowds do not count.
+    Detections that reach the threshold are first matched within their classes, as for AP, so the
+    diagonal has the true positives of precision and recall. The others take, by descending score,
+    the free object of another class with the highest IoU. Detections and objects that are still
+    unmatched count as matched with the background. Ignored detections and crowds do not count.
 
     Args:
         detections: the detections of all images.
         matches: their matches at ``min_iou``.
-        cross_class: the objects of other classes that they overlap, at ``min_iou`` or below.
+        cross_class: the objects of other classes that they overlap, computed with a minimum IoU of
+            at most ``min_iou``.
         threshold: minimum score of the detections that count.
         min_iou: minimum IoU of a match, in (0, 1].
 
@@ -51,14 +52,11 @@ def confusion_matrix(
     # A stable order: objects of a detection stay together, equal scores in their order.
     order = np.lexsort((target, detection, -detections.score[detection]))
     none = np.zeros(len(objects.label), bool)
-    match_of = match_greedily(
-        *(column[order].tolist() for column in (detection, target, iou)), none, none
-    )
+    matched = match_greedily(Overlaps(detection[order], target[order], iou[order]), none, none)
     actual = np.full(len(detections.label), background)
     actual[true] = detections.label[true]
-    for row, (index, _) in match_of.items():
-        actual[row] = objects.label[index]
-        object_free[index] = False
+    actual[matched.detection] = objects.label[matched.target]
+    object_free[matched.target] = False
     matrix = np.zeros(shape, np.int64)
     np.add.at(matrix, (actual[counted], detections.label[counted]), 1)
     matrix[:background, background] = np.bincount(objects.label[object_free], minlength=background)

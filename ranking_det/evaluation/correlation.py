@@ -1,8 +1,8 @@
 """Correlation of score and IoU: Pearson's, Spearman's and Kendall's coefficients.
 
-A ranking that serves AP orders detections by how well they fit. The measure is that of table 5 of
-D. Xu, J. Deng, W. Li: Revisiting AP Loss for Dense Object Detection: Adaptive Ranking Pair
-Selection, CVPR 2022: detections after NMS whose IoU with an object is above .5.
+For a high AP, scores should order detections by their IoU. As in table 5 of D. Xu, J. Deng, W. Li:
+Revisiting AP Loss for Dense Object Detection: Adaptive Ranking Pair Selection, CVPR 2022, the
+detections are those after NMS whose IoU with an object is above .5.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ranking_det.evaluation.matching import Detections
 
 
 class Correlation(NamedTuple):
-    """How the scores of N detections and their IoUs go together. NaN: undefined.
+    """Correlation coefficients of the scores and IoUs of N detections; NaN if undefined.
 
     Attributes:
         count: N.
@@ -35,7 +35,7 @@ class Correlation(NamedTuple):
 
 
 def correlate(scores: np.ndarray, ious: np.ndarray) -> Correlation:
-    """Correlate scores with IoUs.
+    """Compute Pearson's, Spearman's and Kendall's correlation of scores and IoUs.
 
     Args:
         scores: (N,) scores.
@@ -49,7 +49,7 @@ def correlate(scores: np.ndarray, ious: np.ndarray) -> Correlation:
     if count < 2 or np.ptp(scores) == 0 or np.ptp(ious) == 0:
         return Correlation(count, math.nan, math.nan, math.nan)
     with warnings.catch_warnings():
-        # Values that are nearly equal: the coefficient is then only inexact.
+        # Nearly equal values only make the coefficient inexact, so no warning is needed.
         warnings.simplefilter("ignore", stats.NearConstantInputWarning)
         pearson = stats.pearsonr(scores, ious).statistic
     spearman = stats.spearmanr(scores, ious).statistic

@@ -1,7 +1,6 @@
-"""IoU of detections and objects of other classes, which AP does not need.
+"""IoUs of detections with objects of other classes, for confusion matrices and kinds of errors.
 
-Confusion of classes and the kinds of errors do. The IoUs within classes are in
-:class:`ranking_det.evaluation.matching.Detections`.
+The IoUs within classes are in :class:`ranking_det.evaluation.matching.Detections`.
 """
 
 from __future__ import annotations
@@ -55,14 +54,15 @@ def cross_class_overlaps(
     image, object_image = detections.image, objects.image[counted]
     by_image, object_by_image = (np.argsort(i, kind="stable") for i in (image, object_image))
     num_images = len(ground_truth["images"])
-    numbers = np.arange(num_images + 1)
-    starts = np.searchsorted(image[by_image], numbers)
-    object_starts = np.searchsorted(object_image[object_by_image], numbers)
+    starts, object_starts = (
+        np.searchsorted(column, np.arange(num_images + 1))
+        for column in (image[by_image], object_image[object_by_image])
+    )
     parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
-    for number in range(num_images):
-        targets = object_by_image[object_starts[number] : object_starts[number + 1]]
-        for start in range(starts[number], starts[number + 1] if len(targets) else 0, BLOCK):
-            block = by_image[start : min(start + BLOCK, starts[number + 1])]
+    for i in range(num_images):
+        targets = object_by_image[object_starts[i] : object_starts[i + 1]]
+        for start in range(starts[i], starts[i + 1] if len(targets) else 0, BLOCK):
+            block = by_image[start : min(start + BLOCK, starts[i + 1])]
             ious = mask_util.iou(
                 _take(shapes, block), _take(object_shapes, targets), [False] * len(targets)
             )

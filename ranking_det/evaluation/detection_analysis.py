@@ -1,4 +1,4 @@
-"""All numbers about detections: AP, oLRP, pooled AP, correlation, F1, confusion, error kinds."""
+"""All metrics of detections: AP, oLRP, pooled AP, correlation, F1, confusion, error kinds."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from ranking_det.evaluation.precision_recall import (
 )
 
 MIN_IOU = error_kinds.MIN_IOU
-"""The IoU of all numbers at a single IoU."""
+"""Minimum IoU of a match for the metrics at a single IoU."""
 
 CURVE = ("threshold", "precision", "recall", "f1")
 """The columns of a curve."""
@@ -51,7 +51,7 @@ def analyze_detections(
     *,
     score_threshold: float | None = None,
 ) -> dict[str, Any]:
-    """Compute all numbers about detections, overall and per class.
+    """Compute all metrics of detections, overall and per class.
 
     Args:
         evaluation: what :func:`ranking_det.evaluation.metrics.evaluate_detections` returned for
@@ -78,9 +78,9 @@ def analyze_detections(
         score_threshold = best_f1_threshold(curve_of(detections, matches))
     min_score = -math.inf if math.isnan(score_threshold) else score_threshold
     ious = best_ious(detections)
-    errors = _error_kinds(detections, matches, cross_class)
+    errors = _error_costs(detections, matches, cross_class)
     numbers = [
-        {**_numbers(detections, matches, ious, label, min_score), "errors": kinds}
+        {**_class_metrics(detections, matches, ious, label, min_score), "errors": kinds}
         for label, kinds in zip((None, *range(len(names))), errors, strict=True)
     ]
     matrix = confusion_matrix(detections, matches, cross_class, min_score, min_iou=MIN_IOU)
@@ -113,7 +113,7 @@ def pooled_metrics(detections: Detections) -> dict[str, float]:
     }
 
 
-def _numbers(
+def _class_metrics(
     detections: Detections,
     matches: Matches,
     ious: np.ndarray,
@@ -133,7 +133,7 @@ def _numbers(
     }
 
 
-def _error_kinds(
+def _error_costs(
     detections: Detections, matches: Matches, cross_class: Overlaps
 ) -> list[dict[str, Any]]:
     """Return the number of errors of each kind and the AP they cost, of all classes and of each."""

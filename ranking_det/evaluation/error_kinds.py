@@ -14,14 +14,14 @@ from ranking_det.evaluation.matching import Detections, Matches, Overlaps, free_
 from ranking_det.evaluation.precision_recall import ranking_ap
 
 FALSE_POSITIVE_KINDS = ("classification", "localization", "both", "duplicate", "background")
-"""The kinds of false positives; a :class:`ErrorKinds` has their index."""
+"""The kinds of false positives; an :class:`ErrorKinds` has indices into them."""
 
 MISSED = "missed"
 """The kind of the objects that are not detected."""
 
 MIN_IOU, BACKGROUND_IOU = 0.5, 0.1
-"""TIDE's foreground and background thresholds: the IoU of a match, and the highest IoU of what is
-background."""
+"""TIDE's foreground and background thresholds: the minimum IoU of a match, and the maximum IoU of a
+false positive on background."""
 
 
 class ErrorKinds(NamedTuple):
@@ -30,9 +30,9 @@ class ErrorKinds(NamedTuple):
     Attributes:
         kind: (D,) int64, index into :data:`FALSE_POSITIVE_KINDS`; -1 for true positives and ignored
             detections.
-        target: (D,) int64, index of the object that a detection of the wrong class or with the
-            wrong location is at; -1 for all others.
-        missed: (G,) bool, undetected objects at which no detection has the wrong class or location.
+        target: (D,) int64, index of the object that a detection with the wrong class or location
+            belongs to; -1 for all others.
+        missed: (G,) bool, undetected objects that are no detection's target.
     """
 
     kind: np.ndarray
@@ -41,14 +41,14 @@ class ErrorKinds(NamedTuple):
 
 
 def classify_errors(detections: Detections, matches: Matches, cross_class: Overlaps) -> ErrorKinds:
-    """Find the kind of each error.
+    """Classify false positives and missed objects by TIDE's kinds of errors.
 
-    A false positive is, with the first kind that holds in this order, of the kind
+    A false positive is of the first kind in this list whose condition holds:
 
     - localization: its highest IoU with objects of its class is .1 to .5;
-    - classification: that with objects of other classes is at least .5;
-    - duplicate: that with objects of its class is at least .5, and a detection of a higher score is
-      matched with the object;
+    - classification: its highest IoU with objects of other classes is at least .5;
+    - duplicate: its highest IoU with objects of its class is at least .5, and a detection with a
+      higher score is matched with the object;
     - background: its highest IoU with all objects is at most .1;
     - both: its highest IoU with objects of other classes is .1 to .5.
 
@@ -57,8 +57,8 @@ def classify_errors(detections: Detections, matches: Matches, cross_class: Overl
     Args:
         detections: the detections of all images.
         matches: their matches at :data:`MIN_IOU`.
-        cross_class: the objects of other classes that they overlap, at :data:`BACKGROUND_IOU` or
-            below.
+        cross_class: the objects of other classes that they overlap, computed with a minimum IoU of
+            at most :data:`BACKGROUND_IOU`.
 
     Returns:
         The kinds of the false positives, and the missed objects.
@@ -66,8 +66,8 @@ def classify_errors(detections: Detections, matches: Matches, cross_class: Overl
     counted = ~detections.objects.crowd[detections.overlaps.target]
     same_class = Overlaps(*(column[counted] for column in detections.overlaps))
     number = len(detections.score)
-    same_class_target, same_class_iou = _best(same_class, number)
-    other_class_target, other_class_iou = _best(cross_class, number)
+    same_class_target, same_class_iou = _best_overlaps(same_class, number)
+    other_class_target, other_class_iou = _best_overlaps(cross_class, number)
     false = ~matches.ignored & (matches.iou == 0)
     near = (same_class_iou >= BACKGROUND_IOU) & (same_class_iou <= MIN_IOU)
     conditions = {
@@ -99,7 +99,8 @@ def count_errors(detections: Detections, errors: ErrorKinds) -> dict[str, np.nda
         errors: their errors.
 
     Returns:
-        By kind (K,) int64, the number of detections of each class, or of missed objects.
+        By kind of error: (K,) int64, the number of detections of each class, or of objects for
+        :data:`MISSED`.
     """
     number = detections.num_classes
     counts = {
@@ -115,12 +116,13 @@ def oracle_ap(
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Compute AP50, and what it would be without the errors of one kind: TIDE's oracles.
 
-    A detection of the wrong class gets the class of its object, one with the wrong location the
-    location of its object. It is removed if the object is matched already, or is that of such a
-    detection with a higher score. Unlike the paper, the match stays even if its score is lower than
-    that of the corrected detection, as in TIDE's program. Other false positives are removed. Missed
-    objects no longer count, so that the AP of a class that has no others is undefined then. The
-    differences from AP50 do not sum to 1 - AP50, because each kind is corrected without the others.
+    A detection with the wrong class gets the class of its object, one with the wrong location the
+    location of its object. It is removed instead if the object is matched already, or if a
+    corrected detection with a higher score has it. Unlike the paper, but like TIDE's program, a
+    match stays even if its score is lower than that of the corrected detection. Other false
+    positives are removed. Missed objects no longer count, so a class whose objects are all missed
+    has no AP. The differences from AP50 do not add up to 1 - AP50, because each kind is corrected
+    without the others.
 
     Args:
         detections: the detections of all images.
@@ -144,18 +146,18 @@ def oracle_ap(
         # Stable: of equal scores, the first detection has the object.
         rows = rows[np.argsort(-detections.score[rows], kind="stable")]
         rows = rows[np.unique(errors.target[rows], return_index=True)[1]]
-        label, hit, remaining = detections.label.copy(), true.copy(), counted & ~error
+        label, is_true, remaining = detections.label.copy(), true.copy(), counted & ~error
         label[rows] = objects.label[errors.target[rows]]
-        hit[rows] = remaining[rows] = True
-        corrected[name] = _ap_of_classes(detections.score, label, hit, remaining, total)
-    left = total - count_errors(detections, errors)[MISSED]
+        is_true[rows] = remaining[rows] = True
+        corrected[name] = _ap_of_classes(detections.score, label, is_true, remaining, total)
+    remaining_objects = total - count_errors(detections, errors)[MISSED]
     unchanged = (detections.score, detections.label, true, counted)
-    corrected[MISSED] = _ap_of_classes(*unchanged, left)
+    corrected[MISSED] = _ap_of_classes(*unchanged, remaining_objects)
     return _ap_of_classes(*unchanged, total), corrected
 
 
-def _best(overlaps: Overlaps, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the object of the highest IoU and this IoU by detection; -1 and 0 without one."""
+def _best_overlaps(overlaps: Overlaps, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the object with the highest IoU for each detection, and this IoU; else -1 and 0."""
     order = np.lexsort((overlaps.target, overlaps.iou, overlaps.detection))
     target, iou = np.full(number, -1), np.zeros(number)
     # The last one of a detection has the highest IoU.

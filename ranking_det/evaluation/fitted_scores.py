@@ -25,7 +25,7 @@ from ranking_det.evaluation.thresholds import KINDS, Thresholds, fit_thresholds
 from ranking_det.user_errors import UserError, listed, show
 
 SUFFIX = ".scores.json"
-"""The end of the name of a file with fitted scores."""
+"""Suffix of the file names of fitted scores."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,9 @@ class FittedScores:
     kind: str = KINDS[0]
 
     def calibrate(self, classes: Sequence[str], scores: Sequence[float] | np.ndarray) -> np.ndarray:
-        """Calibrate the scores of detections; see :func:`ranking_det.evaluation.calibration`.
+        """Calibrate the scores of detections.
+
+        See :func:`ranking_det.evaluation.calibration.calibrate`.
 
         Args:
             classes: (D,) name of the class of each detection.
@@ -102,7 +104,9 @@ class FittedScores:
         return [calibrator or pooled for calibrator in self.calibrators.classes]
 
     def with_classes(self, classes: Sequence[str]) -> FittedScores:
-        """Add classes that were not in the images; they use what all classes share.
+        """Extend to classes without fitted scores.
+
+        They get the pooled calibrator and the overall thresholds.
 
         Args:
             classes: names that include those of :attr:`classes`.
@@ -195,19 +199,19 @@ def fit_scores(
         kind: the kind of threshold that decides what is drawn.
 
     Returns:
-        What was fitted, and the names of the classes that take the overall thresholds.
+        The fitted scores, and the names of the classes that take the overall thresholds.
 
     Raises:
         UserError: no detection matches an object, so that there is no threshold.
     """
-    thresholds, without = fit_thresholds(detections, match(detections), precision)
+    thresholds, unmatched_classes = fit_thresholds(detections, match(detections), precision)
     if math.isnan(thresholds["lrp"].overall):
         raise UserError(
             "expected detections that match an object at IoU .5 in the images to fit to, got none"
         )
     calibrators = fit_calibrators(detections, target, method)
     fitted = FittedScores(names, target, method, calibrators, thresholds, kind)
-    return fitted, [names[label] for label in without]
+    return fitted, [names[label] for label in unmatched_classes]
 
 
 def read_fitted_scores(path: str | Path) -> FittedScores:
@@ -220,7 +224,7 @@ def read_fitted_scores(path: str | Path) -> FittedScores:
         The fitted scores.
 
     Raises:
-        UserError: the file is missing or faulty.
+        UserError: the file is missing or malformed.
     """
     return parse_fitted_scores(load_json(str(path), "file of fitted scores"), str(path))
 
@@ -236,31 +240,33 @@ def parse_fitted_scores(content: Any, where: str) -> FittedScores:
         The fitted scores.
 
     Raises:
-        UserError: an entry is missing or has another form.
+        UserError: an entry is missing or malformed.
     """
-    entry = _Entry(content, where, "")
-    classes = entry.entry("classes")
+    root = _Entry(content, where, "")
+    classes = root.child("classes")
     if not classes.content:
         raise classes.fault("at least one class", classes.content)
-    pooled = entry.entry("calibrator").calibrator()
-    parts = {name: classes.entry(name) for name in classes.content}
+    pooled = root.child("calibrator").calibrator()
+    parts = {name: classes.child(name) for name in classes.content}
     calibrators = [
-        None if part.value("calibrator") is None else part.entry("calibrator").calibrator()
+        None if part.value("calibrator") is None else part.child("calibrator").calibrator()
         for part in parts.values()
     ]
-    limits = [part.entry("thresholds") for part in parts.values()]
-    overall = entry.entry("thresholds")
+    class_thresholds = [part.child("thresholds") for part in parts.values()]
+    overall = root.child("thresholds")
     thresholds = {
-        kind: Thresholds(overall.threshold(kind), [limit.threshold(kind) for limit in limits])
+        kind: Thresholds(
+            overall.threshold(kind), [part.threshold(kind) for part in class_thresholds]
+        )
         for kind in KINDS
     }
     return FittedScores(
         list(parts),
-        entry.choice("target", get_args(Target)),
-        entry.choice("method", get_args(Method)),
+        root.choice("target", get_args(Target)),
+        root.choice("method", get_args(Method)),
         ClassCalibrators(pooled, calibrators),
         thresholds,
-        entry.choice("drawn", KINDS),
+        root.choice("drawn", KINDS),
     )
 
 
@@ -296,7 +302,7 @@ class _Entry:
             raise self.fault(f"an entry {name!r}", listed(list(map(repr, self.content))))
         return self.content[name]
 
-    def entry(self, name: str) -> _Entry:
+    def child(self, name: str) -> _Entry:
         return _Entry(self.value(name), self.where, f"{self.key}.{name}".lstrip("."))
 
     def choice(self, name: str, choices: Sequence[str]) -> Any:

@@ -54,11 +54,11 @@ def rank_objects(detections: Detections, matches: Matches) -> ObjectRanking:
     # Detections of equal score rank equally: none of them is above another.
     first = _starts(image, score)
     last = len(rows) - 1 - _starts(image[::-1], score[::-1])[::-1]
-    of_image = _starts(image)
+    image_start = _starts(image)
     hits = np.concatenate([[0], np.cumsum(true)])
     false = np.arange(len(rows) + 1) - hits
-    above = (false[first] - false[of_image])[true]
-    hits_above = (hits[last + 1] - hits[of_image])[true]
+    above = (false[first] - false[image_start])[true]
+    hits_above = (hits[last + 1] - hits[image_start])[true]
     return ObjectRanking(rows[true], above, above / (above + hits_above))
 
 
@@ -95,9 +95,10 @@ def image_errors(detections: Detections, matches: Matches, num_images: int) -> I
         The errors, in the order of the images in the ground truth.
     """
     ranking = rank_objects(detections, matches)
-    of_object = detections.image[ranking.row]
+    image_of_object = detections.image[ranking.row]
     return ImageErrors(
-        np.bincount(of_object, ranking.error, num_images), np.bincount(of_object, None, num_images)
+        np.bincount(image_of_object, ranking.error, num_images),
+        np.bincount(image_of_object, None, num_images),
     )
 
 
@@ -112,9 +113,9 @@ def choose_images(
         num_best: maximum number of images with small errors.
 
     Returns:
-        The indices of the images with the largest error of any detector, which is above 0; and of
-        those of the remaining images in which all detectors detect objects and have the smallest
-        error, of equal errors those with the most objects.
+        Two lists of indices: the images with the largest error of any detector, if it is above 0;
+        and, of the remaining images in which every detector detects an object, those with the
+        smallest error, of equal errors those with the most detected objects.
     """
     error = np.max([values.error for values in errors], axis=0)
     detected = np.min([values.detected for values in errors], axis=0)

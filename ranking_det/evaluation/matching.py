@@ -87,6 +87,8 @@ class Detections(NamedTuple):
         overlaps: what can match.
         objects: the objects.
         num_classes: K.
+        matches: what :func:`match` has computed so far, by minimum IoU and area range. Scores do
+            not change it, so copies with other scores share it.
     """
 
     label: np.ndarray
@@ -98,6 +100,7 @@ class Detections(NamedTuple):
     overlaps: Overlaps
     objects: Objects
     num_classes: int
+    matches: dict[tuple[float, str], Matches]
 
 
 def collect_detections(
@@ -159,7 +162,7 @@ def collect_detections(
         partial = _partially_annotated(ground_truth, images, label_of, pair)
     area, image = _areas([results[i] for i in result]), image_index[pair % max(1, len(images))]
     return Detections(
-        label[order], score[order], result, image, area, partial, overlaps, objects, len(ids)
+        label[order], score[order], result, image, area, partial, overlaps, objects, len(ids), {}
     )
 
 
@@ -194,23 +197,25 @@ def match(detections: Detections, *, min_iou: float = 0.5, area: str = "all") ->
         area: the range of the area, one of :data:`AREAS`.
 
     Returns:
-        The match of each detection.
+        The match of each detection. It is computed once, so do not modify it.
     """
+    if (min_iou, area) not in detections.matches:
+        detections.matches[min_iou, area] = _match(detections, min_iou, *AREAS[area])
+    return detections.matches[min_iou, area]
+
+
+def _match(detections: Detections, min_iou: float, low: float, high: float) -> Matches:
     objects, overlaps = detections.objects, detections.overlaps
-    low, high = AREAS[area]
     ignored_object = objects.crowd | (objects.area < low) | (objects.area > high)
     candidates = overlaps.iou >= min(min_iou, 1 - 1e-10)
-    match_of = match_greedily(
-        *(column[candidates].tolist() for column in overlaps), ignored_object, objects.crowd
-    )
-    matched = np.array(list(match_of), np.int64)
-    target = np.array([match_of[d][0] for d in match_of], np.int64)
+    candidate_pairs = Overlaps(*(column[candidates] for column in overlaps))
+    matched = match_greedily(candidate_pairs, ignored_object, objects.crowd)
     iou = np.zeros(len(detections.score))
-    iou[matched] = [match_of[d][1] for d in match_of]
+    iou[matched.detection] = matched.iou
     annotation = np.full(len(detections.score), -1)
-    annotation[matched] = objects.annotation[target]
+    annotation[matched.detection] = objects.annotation[matched.target]
     ignored = detections.partial | (detections.area < low) | (detections.area > high)
-    ignored[matched] = ignored_object[target]
+    ignored[matched.detection] = ignored_object[matched.target]
     counted = objects.label[~ignored_object]
     num_objects = np.bincount(counted, minlength=detections.num_classes)
     return Matches(iou, annotation, ignored, num_objects)
@@ -249,45 +254,43 @@ def free_objects(detections: Detections, matches: Matches, rows: np.ndarray) -> 
     return ~objects.crowd & ~np.isin(objects.annotation, matches.target[rows])
 
 
-def match_greedily(
-    detections: Sequence[int],
-    targets: Sequence[int],
-    ious: Sequence[float],
-    ignored: np.ndarray,
-    crowd: np.ndarray,
-) -> dict[int, tuple[int, float]]:
+def match_greedily(pairs: Overlaps, ignored: np.ndarray, crowd: np.ndarray) -> Overlaps:
     """Match each detection with the free object of the highest IoU, in the order of the detections.
 
+    All detections take their best object at once. If several take the same one, the first of them
+    keeps it, and the others turn to their next best object, until nobody has to turn to another.
+    This gives the same matches as going through the detections one by one, because an object always
+    ends up with the first detection that wants it.
+
     Args:
-        detections: indices of the detections of all pairs that may match, grouped by detection.
-        targets: indices of their objects.
-        ious: their IoUs.
+        pairs: all pairs that may match, grouped by detection, whose order is that of the groups.
         ignored: (G,) bool, objects that are taken only if no other one is free.
         crowd: (G,) bool, objects that any number of detections may take.
 
     Returns:
-        The index of the matched object and the IoU, by the index of the detection; of equal IoUs
-        the last pair.
+        The matched pairs, at most one for each detection; of equal IoUs the last one.
     """
-    is_ignored, is_crowd = ignored.tolist(), crowd.tolist()
-    taken: set[int] = set()
-    match_of: dict[int, tuple[int, float]] = {}
-    start, end = 0, len(detections)
-    while start < end:
-        detection = detections[start]
-        best, best_iou, best_ignored = -1, 0.0, True
-        while start < end and detections[start] == detection:
-            target, iou = targets[start], ious[start]
-            start += 1
-            if target in taken and not is_crowd[target]:
-                continue
-            # An object that is not ignored is better than any that is.
-            if (is_ignored[target], -iou) <= (best_ignored, -best_iou):
-                best, best_iou, best_ignored = target, iou, is_ignored[target]
-        if best >= 0:
-            taken.add(best)
-            match_of[detection] = best, best_iou
-    return match_of
+    detection, target, iou = pairs
+    count = len(detection)
+    starts = np.flatnonzero(np.diff(detection, prepend=-1))
+    group = np.repeat(np.arange(len(starts)), np.diff(starts, append=count))
+    # The pairs of each group, the best one first.
+    ranked = np.lexsort((-np.arange(count), -iou, ignored[target], group))
+    ends = np.append(starts[1:], count)
+    choice = starts.copy()  # the index into ``ranked``, for each group
+    holder = np.full(len(ignored), len(starts))  # the first group that chose each object
+    active = np.arange(len(starts))
+    while len(active):
+        wanted = target[ranked[choice[active]]]
+        active, wanted = (column[~crowd[wanted]] for column in (active, wanted))
+        before = holder[wanted]
+        np.minimum.at(holder, wanted, active)
+        displaced = before[(before > holder[wanted]) & (before < len(starts))]
+        active = np.append(active[holder[wanted] != active], np.unique(displaced))
+        choice[active] += 1
+        active = active[choice[active] < ends[active]]
+    matched = ranked[choice[choice < ends]]
+    return Overlaps(detection[matched], target[matched], iou[matched])
 
 
 def _sort_by_pair(

@@ -14,8 +14,8 @@ import numpy as np
 from ranking_det.evaluation.matching import Detections, Matches, counted_rows
 
 RECALLS = np.linspace(0, 1, 101)
-"""The recalls over which AP averages the precision: 0, .01 to 1. As in COCO's evaluation, rounding
-puts some above i / 100, so that a recall of 7 / 10 is below .7."""
+"""The 101 recalls at which AP averages the precision: 0, .01, ..., 1. As in COCO's evaluation,
+rounding puts some of them above i / 100, so a recall of 7 / 10 is below .7."""
 
 IOUS = np.linspace(0.5, 0.95, 10)
 """The IoUs over which AP is averaged."""
@@ -79,19 +79,19 @@ def precision_recall_curve(
     """
     order = np.argsort(-scores, kind="stable")
     scores, true = scores[order], true[order]
-    # Of equal scores the last one: a threshold cannot separate them.
+    # Keep the last detection of each score, because a threshold cannot separate equal scores.
     last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True)[: len(scores)])
     true_positives = np.cumsum(true, dtype=np.int64)[last]
     detected = last + 1
-    nothing = np.full(len(last), math.nan)
+    undefined = np.full(len(last), math.nan)
     return PrecisionRecallCurve(
         scores[last],
         true_positives,
         detected - true_positives,
         num_objects,
         true_positives / detected,
-        true_positives / num_objects if num_objects else nothing,
-        2 * true_positives / (detected + num_objects) if num_objects else nothing,
+        true_positives / num_objects if num_objects else undefined,
+        2 * true_positives / (detected + num_objects) if num_objects else undefined,
     )
 
 
@@ -100,22 +100,22 @@ def operating_point(curve: PrecisionRecallCurve, threshold: float) -> OperatingP
 
     Args:
         curve: the curve.
-        threshold: the score, which the curve need not have; -inf for all detections.
+        threshold: the minimum score, not necessarily one of the curve's; -inf for all detections.
 
     Returns:
         The numbers at this threshold.
     """
-    above = int(np.searchsorted(-curve.threshold, -threshold, side="right"))
-    if not above:
+    count = int(np.searchsorted(-curve.threshold, -threshold, side="right"))
+    if not count:
         recall = 0.0 if curve.num_objects else math.nan
         return OperatingPoint(0, 0, curve.num_objects, math.nan, recall, recall)
-    true, false = (int(c[above - 1]) for c in (curve.true_positives, curve.false_positives))
-    values = (float(c[above - 1]) for c in (curve.precision, curve.recall, curve.f1))
+    true, false = (int(c[count - 1]) for c in (curve.true_positives, curve.false_positives))
+    values = (float(c[count - 1]) for c in (curve.precision, curve.recall, curve.f1))
     return OperatingPoint(true, false, curve.num_objects, *values)
 
 
 def best_f1_threshold(curve: PrecisionRecallCurve) -> float:
-    """Return the threshold of the highest F1; of equal ones the highest threshold.
+    """Return the score threshold with the highest F1; of equal ones the highest.
 
     Args:
         curve: the curve.
@@ -129,13 +129,13 @@ def best_f1_threshold(curve: PrecisionRecallCurve) -> float:
 
 
 def thin(curve: PrecisionRecallCurve) -> PrecisionRecallCurve:
-    """Keep the points of a curve at which the recall reaches 0, .01 to 1, and the last one.
+    """Thin a curve to the points at which the recall reaches 0, .01, ..., 1, and the last one.
 
     Args:
         curve: the curve, of any length.
 
     Returns:
-        A curve of at most 102 points; it is enough to draw it. Without objects: without points.
+        A curve of at most 102 points, enough to draw it; no points if there are no objects.
     """
     if not curve.num_objects:
         index = np.zeros(0, np.int64)
@@ -194,8 +194,8 @@ def pooled_ap(detections: Detections, matches: Matches) -> float:
 
     Unlike the mean of the classes' APs, it needs scores that can be compared between classes. A.
     Dave, P. Dollár, D. Ramanan, A. Kirillov, R. Girshick: Evaluating Large-Vocabulary Object
-    Detectors: The Devil is in the Details, 2021. Detections of equal score are in the order of the
-    detections, by class.
+    Detectors: The Devil is in the Details, 2021. Detections with equal scores keep their order in
+    ``detections``, which is by class.
 
     Args:
         detections: the detections of all images.

@@ -31,7 +31,7 @@ import numpy as np
 from ranking_det.labels import BACKGROUND, IGNORE
 
 MINED = 3
-"""Number of negatives per positive among the mined negatives, as in RankDetNet's mining."""
+"""Number of mined negatives per positive, as in RankDetNet."""
 
 
 @dataclass
@@ -60,8 +60,8 @@ class PairCounts:
     def ratios(self) -> dict[str, Any]:
         """Return the ratios and counts of all classes together, for JSON."""
         return {
-            "foreground_background": _over_negatives(self.foreground_background),
-            "positive_negative": _over_negatives(self.positive_negative.sum(axis=0)),
+            "foreground_background": _all_and_mined_ratios(self.foreground_background),
+            "positive_negative": _all_and_mined_ratios(self.positive_negative.sum(axis=0)),
             "positive_positive": _ratio(self.positive_positive.sum(axis=0)),
         }
 
@@ -72,7 +72,7 @@ class HeadPairs:
 
     Attributes:
         merged: the pairs of all levels together; None before the first image.
-        levels: the pairs whose rows are both on a level, for each level.
+        levels: for each level, the pairs whose two rows are both on it.
         positives: number of positives.
         negatives: number of background rows.
     """
@@ -87,8 +87,9 @@ class HeadPairs:
     ) -> None:
         """Count the pairs within an image, exactly and without a pair matrix.
 
-        The mined negatives are the ``MINED`` x P ones with the highest scores: of the background
-        for P positives in total, and of each class for its P positives.
+        The mined negatives are the ``MINED`` x P negatives with the highest scores. P counts the
+        positives of all classes for foreground-background pairs, and those of the class for
+        positive-negative pairs.
 
         Args:
             scores: (R, K) floats; only their order matters.
@@ -116,8 +117,8 @@ class HeadPairs:
         """Return the ratios and counts: merged, by class and by level.
 
         Args:
-            class_names: the names of the K classes. They are replaced by indices if there are none,
-                or another number, as for the single class of a region proposal network.
+            class_names: the names of the K classes. Indices replace them if they are missing or
+                their number is not K, as for the single class of a region proposal network.
         """
         merged = self.merged or no_pairs(0)
         count = len(merged.positive_positive)
@@ -131,7 +132,7 @@ class HeadPairs:
             **merged.ratios(),
             "classes": {
                 name: {
-                    "positive_negative": _over_negatives(negatives),
+                    "positive_negative": _all_and_mined_ratios(negatives),
                     "positive_positive": _ratio(positives),
                 }
                 for name, negatives, positives in by_class
@@ -141,7 +142,7 @@ class HeadPairs:
 
 
 def no_pairs(num_classes: int) -> PairCounts:
-    """Return counts of 0, to add to.
+    """Return pair counts that are all 0.
 
     Args:
         num_classes: K, >= 0.
@@ -158,7 +159,7 @@ def count_inversions(values: np.ndarray) -> int:
     """
     count, width, inversions = len(values), 1, 0
     padded = 1 << max(count - 1, 0).bit_length()
-    # Ranks at the end that are the highest add no inversions.
+    # The padding has the highest rank and comes last, so it adds no inversions.
     ranks = np.full(padded, count)
     ranks[:count] = np.unique(values, return_inverse=True)[1]
     while width < padded:
@@ -231,5 +232,5 @@ def _ratio(counts: np.ndarray) -> dict[str, float | int | None]:
     return {"ratio": reverse / pairs if pairs else None, "reverse": reverse, "pairs": pairs}
 
 
-def _over_negatives(counts: np.ndarray) -> dict[str, Any]:
+def _all_and_mined_ratios(counts: np.ndarray) -> dict[str, Any]:
     return {"all": _ratio(counts[0]), "mined": _ratio(counts[1])}

@@ -19,13 +19,13 @@ NUM_THRESHOLDS = 41
 
 
 def score_range(scores: np.ndarray) -> tuple[float, float]:
-    """Return the range from 0, or the lowest score below it, to the highest score.
+    """Return the range of scores to plot: from 0, or the lowest score below it, to the highest.
 
     Args:
         scores: (D,) scores of a detector. Those of another one may have another scale.
 
     Returns:
-        The limits, which differ.
+        (low, high) with low < high.
     """
     low, high = (float(end) for end in (scores.min(initial=0), scores.max(initial=-np.inf)))
     return low, high if high > low else low + 1
@@ -57,7 +57,7 @@ def score_histogram(
 def score_iou_histogram(
     detections: Detections, matches: Matches, limits: tuple[float, float]
 ) -> dict[str, list[Any]]:
-    """Count the detections on objects, those of an IoU above .5, by score and IoU.
+    """Count the detections whose IoU with an object is above .5, by score and IoU.
 
     Args:
         detections: the detections of all images.
@@ -98,14 +98,14 @@ def mean_precision(precision: np.ndarray) -> dict[str, list[float]]:
 
 
 def image_halves(num_images: int, seed: int = 0) -> np.ndarray:
-    """Split images into two halves at random.
+    """Split images into two halves at random: one to fit to, and one to measure on.
 
     Args:
         num_images: number of images N.
         seed: seed of the choice.
 
     Returns:
-        (N,) bool, which half an image is in.
+        (N,) bool, which half an image is in. The half with False has one more of an odd number.
     """
     return np.random.default_rng(seed).permutation(num_images) % 2 == 1
 
@@ -115,8 +115,8 @@ def cross_fitted_calibration(
 ) -> dict[str, Any] | None:
     """Compute calibration errors, with LRP-optimal thresholds from other images.
 
-    The threshold of each class comes from one half of the images for the detections in the other,
-    and from all classes together where the class has no true positive there.
+    For the detections in each half of the images, the threshold of a class comes from the other
+    half. A class without a true positive there takes the threshold of all classes together.
 
     Args:
         detections: the D detections of all images.
@@ -156,9 +156,10 @@ def threshold_numbers(
         num_images: number of images, >= 1.
 
     Returns:
-        ``rows``: see :meth:`ranking_det.evaluation.thresholds.ThresholdSweep.rows`. ``best``: the
-        thresholds for all classes with the smallest LRP error, the highest F1, and the precision,
-        and the largest that hardly loses AP; NaN where undefined.
+        ``rows``: see :meth:`ranking_det.evaluation.thresholds.ThresholdSweep.rows`. ``best``:
+        thresholds for all classes by name: ``lrp``, ``f1`` and ``precision`` as in
+        :data:`~ranking_det.evaluation.thresholds.KINDS`, and ``largest``, the largest that loses at
+        most :data:`~ranking_det.evaluation.thresholds.MAX_LOSS` AP points; NaN where undefined.
     """
     sweep = ThresholdSweep(detections)
     rows = sweep.rows(np.linspace(*limits, NUM_THRESHOLDS).tolist(), num_images)

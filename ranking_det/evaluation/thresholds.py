@@ -32,7 +32,7 @@ KINDS = ("lrp", "f1", "precision")
 """Kinds of thresholds: the smallest LRP error, the highest F1, or a precision that is reached."""
 
 PRECISION = 0.9
-"""The precision that the threshold of that kind reaches, by default."""
+"""Default precision of the thresholds of the kind "precision"."""
 
 MAX_LOSS = 0.1
 """AP points that the largest threshold for all classes may lose."""
@@ -51,7 +51,7 @@ class Thresholds(NamedTuple):
 
 
 def precision_threshold(curve: PrecisionRecallCurve, precision: float) -> float:
-    """Return the lowest threshold above which the precision is at least a given one.
+    """Return the lowest score threshold with at least a given precision.
 
     Args:
         curve: the curve.
@@ -80,22 +80,22 @@ def fit_thresholds(
         The thresholds by kind, and the indices of the classes without a true positive.
     """
     labels = [*range(detections.num_classes), None]
-    without, found = [], {kind: [] for kind in KINDS}
+    unmatched_classes, values_by_kind = [], {kind: [] for kind in KINDS}
     for label in labels:
         rows = counted_rows(detections, matches, label)
         scores, ious = detections.score[rows], matches.iou[rows]
         curve = curve_of(detections, matches, label)
-        found["lrp"].append(optimal_lrp(scores, ious, curve.num_objects).threshold)
-        found["f1"].append(best_f1_threshold(curve))
-        found["precision"].append(precision_threshold(curve, precision))
+        values_by_kind["lrp"].append(optimal_lrp(scores, ious, curve.num_objects).threshold)
+        values_by_kind["f1"].append(best_f1_threshold(curve))
+        values_by_kind["precision"].append(precision_threshold(curve, precision))
         if label is not None and not ious.any():
-            without.append(label)
+            unmatched_classes.append(label)
     thresholds = {}
-    for kind, (*classes, overall) in found.items():
-        for k in without:
+    for kind, (*classes, overall) in values_by_kind.items():
+        for k in unmatched_classes:
             classes[k] = overall
         thresholds[kind] = Thresholds(overall, classes)
-    return thresholds, without
+    return thresholds, unmatched_classes
 
 
 class _Curve(NamedTuple):
@@ -103,7 +103,9 @@ class _Curve(NamedTuple):
 
     scores: np.ndarray
     precision: np.ndarray
-    first: np.ndarray  # (101,) the first detection with each recall; the number of detections: none
+    first: (
+        np.ndarray
+    )  # (101,) index of the first detection that reaches each recall, or len(scores)
 
 
 class ThresholdSweep:
@@ -145,18 +147,18 @@ class ThresholdSweep:
         if not len(scores) or not self._curves:
             return math.nan
         # AP never rises with the threshold.
-        lowest = self.average_precision(scores[0]) - max_loss
+        min_ap = self.average_precision(scores[0]) - max_loss
         low, high = 0, len(scores)
         while high - low > 1:
             middle = (low + high) // 2
-            if self.average_precision(scores[middle]) >= lowest:
+            if self.average_precision(scores[middle]) >= min_ap:
                 low = middle
             else:
                 high = middle
         return float(scores[low])
 
     def rows(self, thresholds: Sequence[float], num_images: int) -> list[dict[str, float]]:
-        """Compute the numbers at each threshold.
+        """Compute AP, F1, LRP and detections per image at each threshold.
 
         Args:
             thresholds: scores.

@@ -1,1 +1,1 @@
-"""Plots and pictures: training curves, detections and previews of training images."""
+"""Plots, pictures and HTML reports: training curves, detections, data sets, training previews."""

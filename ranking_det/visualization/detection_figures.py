@@ -46,7 +46,7 @@ LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b07d00", "#56b4e9")
 INK, GRID = "#1f2328", "#d1d9e0"
 
 DENSITY = LinearSegmentedColormap.from_list("density", [GRID, LINES[0], INK])
-"""Colors from near that of the paper to that of the ink."""
+"""Color map from nearly white to nearly black."""
 
 
 class DetectionFigure(NamedTuple):
@@ -150,7 +150,7 @@ def plot_lines(axis: Axes, numbers: Mapping[str, Any]) -> None:
 
 
 def plot_score_histogram(axis: Axes, numbers: Mapping[str, Any]) -> None:
-    """Plot how many true and false positives have which score.
+    """Plot a histogram of the scores of true and false positives.
 
     Args:
         axis: the axes.
@@ -181,7 +181,7 @@ def _transparent(color: str) -> tuple[str, float]:
 
 
 def plot_score_iou(axis: Axes, numbers: Mapping[str, Any]) -> None:
-    """Plot how many detections have which score and IoU, with the correlation coefficients.
+    """Plot a histogram of score and IoU, with the correlation coefficients.
 
     Args:
         axis: the axes.
@@ -204,7 +204,7 @@ def plot_score_iou(axis: Axes, numbers: Mapping[str, Any]) -> None:
 
 
 def plot_reliability(axis: Axes, numbers: Mapping[str, Any]) -> None:
-    """Plot a reliability diagram: what detections of a score are worth.
+    """Plot a reliability diagram: IoU or precision against score.
 
     Args:
         axis: the axes.
@@ -227,7 +227,7 @@ def plot_reliability(axis: Axes, numbers: Mapping[str, Any]) -> None:
 
 
 def plot_bars(axis: Axes, numbers: Mapping[str, Any]) -> None:
-    """Plot horizontal bars, one of each group for each detector.
+    """Plot horizontal bars, one per group and detector.
 
     Args:
         axis: the axes.
@@ -251,6 +251,7 @@ def plot_bars(axis: Axes, numbers: Mapping[str, Any]) -> None:
     axis.set_xlim(min([0, *values]), 1.3 * max([0, *values]) or 1)
     axis.grid(False, axis="y")
     axis.xaxis.set_major_locator(MaxNLocator(4))
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     _legend(axis)
 
 
@@ -303,13 +304,14 @@ def plot_confusion(axis: Axes, numbers: Mapping[str, Any]) -> None:
     # Confusions are a few percent: the root makes them visible next to the diagonal.
     norm = PowerNorm(0.5, 0, 100)
     image = axis.imshow(drawn, cmap=DENSITY, norm=norm, aspect="equal")
-    size = 9 if len(classes) <= MAX_CELLS else 7
+    few = len(classes) - 1 <= MAX_CELLS  # without the background
+    size = 9 if few else 7
     ticks = range(len(classes))
     axis.set_xticks(ticks, classes, rotation=90, fontsize=size)
     axis.set_yticks(ticks, classes, fontsize=size)
     axis.set(xlabel="detected class", ylabel="annotated class")
     axis.grid(False)
-    if len(classes) <= MAX_CELLS:
+    if few:
         for row, column in zip(*np.nonzero(counts), strict=True):
             color = "white" if share[row, column] > 10 else INK
             text = f"{share[row, column]:.0f}"

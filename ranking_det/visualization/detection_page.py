@@ -26,7 +26,7 @@ class Row(NamedTuple):
     Attributes:
         label: the name of the metric.
         title: what it is, in a few words.
-        key: where it is in the numbers of a detector.
+        key: the path to it in the numbers of a detector.
         better: 1 if larger is better, -1 if smaller is better, 0 if neither is.
         digits: decimal places.
     """
@@ -55,9 +55,9 @@ AP_ROWS = [
 ]
 RANKING_ROWS = [
     _metric("oLRP", "error at the best threshold of each class", -1),
-    _metric("oLRPLoc", "its part: localization", -1),
-    _metric("oLRPFP", "its part: false positives", -1),
-    _metric("oLRPFN", "its part: missed objects", -1),
+    _metric("oLRPLoc", "part of oLRP: localization", -1),
+    _metric("oLRPFP", "part of oLRP: false positives", -1),
+    _metric("oLRPFN", "part of oLRP: missed objects", -1),
     _metric("pooledAP", "AP of one ranking of all classes"),
     _metric("pooledAP50", "the same at IoU .50"),
 ]
@@ -136,7 +136,7 @@ def make_cells(row: Row, numbers: Sequence[Mapping[str, Any]]) -> list[Cell]:
     """Format the numbers of the detectors and mark the best of them.
 
     Args:
-        row: which number.
+        row: the metric.
         numbers: the numbers of each detector.
 
     Returns:

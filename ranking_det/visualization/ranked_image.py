@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,14 @@ QUALITY = 85
 
 DPI = 100
 
+LABEL = (16, 20)
+"""Width and height of a label, in pixels of the picture."""
+
 OBJECT, FALSE = "#56b4e9", "#ff8c3b"
 """Blue and orange, which the color-blind can tell apart."""
 
 BLANK = (96, 96, 96)
-"""The color of an image that is not there."""
+"""The color of a missing image."""
 
 
 def object_label(index: int) -> str:
@@ -62,10 +66,18 @@ def draw_ranked_image(
         image = np.full((1, 1, 3), BLANK, np.uint8)
     axis.imshow(image, extent=(0, width, height, 0), aspect="auto")
     axis.set(xlim=(0, width), ylim=(height, 0))
-    for number, entry in enumerate(ranking["false_positives"], start=1):
-        _outline(axis, entry, size, FALSE, "--", str(number))
-    for index, entry in enumerate(ranking["objects"]):
-        _outline(axis, entry, size, OBJECT, "-", object_label(index))
+    label_size = LABEL[0] / scale, LABEL[1] / scale
+    labels = [(str(i), e, FALSE) for i, e in enumerate(ranking["false_positives"], start=1)]
+    labels += [(object_label(i), e, OBJECT) for i, e in enumerate(ranking["objects"])]
+    places: list[tuple[float, float]] = []
+    for label, entry, color in labels:
+        corner = _outline(axis, entry, size, color, label_size[1])
+        if corner is not None:
+            places.append(free_place(corner, size, label_size, places))
+            x, y = (start + side / 2 for start, side in zip(places[-1], label_size, strict=True))
+            back = {"facecolor": color, "edgecolor": "black", "pad": 1.5, "linewidth": 0.7}
+            options = {"ha": "center", "va": "center", "fontsize": 11, "weight": "bold"}
+            axis.text(x, y, label, color="black", bbox=back, zorder=5, **options)
     contents = []
     for name, options in (("png", {}), ("jpeg", {"pil_kwargs": {"quality": QUALITY}})):
         content = io.BytesIO()
@@ -74,22 +86,55 @@ def draw_ranked_image(
     return contents[0], contents[1]
 
 
+def free_place(
+    corner: tuple[float, float],
+    size: tuple[float, float],
+    label_size: tuple[float, float],
+    places: Sequence[tuple[float, float]],
+) -> tuple[float, float]:
+    """Find a place for a label where it covers no other label: near a corner, or next to it.
+
+    Args:
+        corner: (x, y), where the upper left corner of the label should be.
+        size: (width, height) of the image.
+        label_size: (width, height) of a label.
+        places: the upper left corners of the other labels.
+
+    Returns:
+        The upper left corner of the label, within the image. It covers others if the image is full.
+    """
+    right, low = (max(side - label, 0) for side, label in zip(size, label_size, strict=True))
+    x, y = min(max(corner[0], 0), right), min(max(corner[1], 0), low)
+    width, height = label_size
+    steps = product(range(-len(places), len(places) + 1), repeat=2)
+    # On the same line if possible, and rather to the right.
+    for row, column in sorted(steps, key=lambda step: (abs(step[0]), abs(step[1]), -step[1])):
+        left, top = x + column * width, y + row * height
+        is_inside = 0 <= left <= right and 0 <= top <= low
+        if is_inside and all(abs(left - a) >= width or abs(top - b) >= height for a, b in places):
+            return left, top
+    return x, y
+
+
 def _outline(
     axis: Axes,
     entry: Mapping[str, Any],
     size: tuple[float, float],
     color: str,
-    dashes: str,
-    label: str,
-) -> None:
-    """Draw the mask of an object or a detection if it has one, else its box; write its label."""
-    style = {"edgecolor": color, "linestyle": dashes, "linewidth": 2}
+    label_height: float,
+) -> tuple[float, float] | None:
+    """Draw the mask of an object or a detection if it has one, else its box.
+
+    Returns:
+        The upper left corner of its label; None if the mask is empty.
+    """
+    dashes = "--" if color == FALSE else "-"
     halo = [withStroke(linewidth=4, foreground="black", alpha=0.7)]
     if "segmentation" in entry:
         width, height = (int(side) for side in size)
         pixels = GenericMask(entry["segmentation"], height, width).mask
         if min(pixels.shape) < 2 or not pixels.any():  # an empty mask has no outline
-            return
+            return None
         grid = np.arange(pixels.shape[1]) + 0.5, np.arange(pixels.shape[0]) + 0.5
         lines = {"colors": color, "linestyles": dashes, "linewidths": 2}
         axis.contour(*grid, pixels, levels=[0.5], **lines).set(path_effects=halo)
@@ -99,16 +144,9 @@ def _outline(
     else:
         left, top, width, height = entry["bbox"]
         bottom = top + height
+        style = {"edgecolor": color, "linestyle": dashes, "linewidth": 2}
         frame = Rectangle((left, top), width, height, fill=False, **style)
         axis.add_patch(frame).set(path_effects=halo)
     # Labels of false positives are above the outline and those of objects below it, so that they
-    # do not cover small objects, or each other where two outlines are the same.
-    margin = 0.05 * size[1]
-    if color == FALSE:
-        y, vertical = (top, "bottom") if top > margin else (max(top, 0), "top")
-    else:
-        y, vertical = (bottom, "top") if bottom < size[1] - margin else (size[1], "bottom")
-    x = min(max(left, 0.015 * size[0]), 0.97 * size[0])
-    back = {"facecolor": color, "edgecolor": "black", "pad": 1.5, "linewidth": 0.7}
-    options = {"ha": "left", "va": vertical, "fontsize": 11, "weight": "bold", "color": "black"}
-    axis.text(x, y, label, bbox=back, zorder=5, **options)
+    # do not cover small objects.
+    return left, top - label_height if color == FALSE else bottom

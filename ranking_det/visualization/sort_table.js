@@ -1,5 +1,5 @@
 "use strict";
-// Sort the rows of a table by the column whose button is pressed, undefined values last.
+// Sort the rows of a table by the column whose button is clicked, undefined values last.
 for (const table of document.querySelectorAll("table.sortable")) {
   const buttons = table.querySelectorAll("th button");
   for (const button of buttons) {

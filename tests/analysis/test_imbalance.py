@@ -68,6 +68,7 @@ def test_metrics_without_a_prefix_are_those_of_a_dense_detector_and_no_file_is_n
         (b'{"images": []}\n', [], "expected the metrics.json of a training run"),
         (b'{"iteration": 0, "loss_box": 1.0}\n', [], "which has negatives_per_positive, got"),
         (b'{"iteration": 0, "negatives_per_positive": "x"}\n', [], "expected the metrics.json"),
+        (b'{"iteration": 0, "negatives_per_positive": NaN}\n', [], "expected the metrics.json"),
         (b'{"iteration": 19, "negatives_per_positive": 1.0}\n', ["--iterations", "0"], "at least"),
         (b'{"iteration": 19, "negatives_per_positive": 1.0}\n', ["--iterations", "9"], "more than"),
     ],
@@ -84,7 +85,10 @@ def test_bad_input_gives_one_line_and_writes_nothing(content, words, message, tm
     assert not (tmp_path / "out.json").exists()
 
 
-@pytest.mark.parametrize("command", ["data", "olrp", "pairs", "imbalance"])
+COMMANDS = "data olrp detections report fit sweep pairs imbalance"
+
+
+@pytest.mark.parametrize("command", COMMANDS.split())
 def test_the_help_of_each_analysis_has_an_example(command, capsys):
     with pytest.raises(SystemExit, match="0"):
         main([command, "--help"])

@@ -61,9 +61,6 @@ def test_the_fields_of_lvis_in_the_ground_truth_select_its_rules(files):
 @pytest.mark.parametrize(
     ("flag", "value", "message"),
     [
-        ("--results", [result(9, A, BOX, 0.8)], "expected the id of an image"),
-        ("--results", [result(1, 77, BOX, 0.8)], "expected the id of a category"),
-        ("--results", [result(1, A, BOX, float("nan"))], "'score'"),
         ("--ground-truth", {"images": []}, "gt.json"),
         ("--output", None, "is also the results"),
     ],

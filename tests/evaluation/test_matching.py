@@ -2,9 +2,10 @@
 
 import copy
 
+import numpy as np
 import pytest
 
-from ranking_det.evaluation.matching import match
+from ranking_det.evaluation.matching import Overlaps, match, match_greedily
 from ranking_det.evaluation.metrics import evaluate_detections
 from tests.evaluation.cases import A, B, C, ground_truth, prepare, random_set, result
 from tests.evaluation.lrp_by_loop import region_iou
@@ -56,3 +57,40 @@ def test_a_file_without_results_has_objects_to_miss():
     matches = match(detections)
     assert len(detections.score) == len(matches.iou) == 0
     assert matches.num_objects.tolist() == [1, 0, 1, 0]
+
+
+def match_one_by_one(pairs, ignored, crowd):
+    """Match the detections in their order: the best free object, of equal ones the last."""
+    taken, matched = set(), []
+    for detection in dict.fromkeys(pairs.detection.tolist()):
+        free = [
+            (not ignored[target], iou, i)
+            for i, (row, target, iou) in enumerate(zip(*pairs, strict=True))
+            if row == detection and (crowd[target] or target not in taken)
+        ]
+        if free:
+            matched.append(max(free)[2])
+            taken.add(pairs.target[matched[-1]])
+    return [column[matched].tolist() for column in pairs]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_matching_at_once_equals_matching_one_detection_after_the_other(seed):
+    rng = np.random.default_rng(seed)
+    num_detections, num_objects = rng.integers(0, 15, 2)
+    wanted = rng.random((num_detections, num_objects)) < 0.6
+    detection, target = np.nonzero(wanted)
+    detection = rng.permutation(num_detections)[detection]  # the order is not that of the indices
+    iou = rng.integers(1, 5, len(target)) / 4  # many are equal
+    ignored = rng.random(num_objects) < 0.4
+    crowd = ignored & (rng.random(num_objects) < 0.5)
+    pairs = Overlaps(detection, target, iou)
+    matched = match_greedily(pairs, ignored, crowd)
+    assert [column.tolist() for column in matched] == match_one_by_one(pairs, ignored, crowd)
+
+
+def test_detections_with_other_scores_share_their_matches():
+    detections = detections_of(*random_set(2))
+    rescored = detections._replace(score=detections.score / 2)
+    assert match(rescored, min_iou=0.6) is match(detections, min_iou=0.6)
+    assert match(rescored, min_iou=0.6) is not match(detections, min_iou=0.5)

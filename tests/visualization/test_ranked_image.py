@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ranking_det.visualization.ranked_image import BLANK, draw_ranked_image
+from ranking_det.visualization.ranked_image import BLANK, draw_ranked_image, free_place
 from tests.evaluation.cases import SIDE, mask
 
 BOX = [50, 60, 100, 80]
@@ -39,3 +39,18 @@ def test_an_empty_mask_has_no_outline_and_the_image_fills_the_picture():
     picture = draw(image, "segmentation", {"size": [20, 40], "counts": [800]}, size=(40, 20))
     assert picture.shape == (320, 640, 3)
     assert (abs(picture.astype(int) - (200, 0, 100)) <= 1).all()
+
+
+@pytest.mark.parametrize("corner", [(50, 60), (95, 95), (-5, -5), (120, 40)])
+def test_labels_at_the_same_corner_cover_neither_each_other_nor_the_edge(corner):
+    places = []
+    for _ in range(9):
+        places.append(free_place(corner, (100, 100), (16, 20), places))
+    assert places[0] == (min(max(corner[0], 0), 84), min(max(corner[1], 0), 80))
+    for i, (x, y) in enumerate(places):
+        assert 0 <= x <= 84 and 0 <= y <= 80
+        assert all(abs(x - a) >= 16 or abs(y - b) >= 20 for a, b in places[:i])
+
+
+def test_a_full_image_has_labels_over_each_other():
+    assert free_place((0, 0), (16, 20), (16, 20), [(0, 0)]) == (0, 0)
