@@ -18,14 +18,14 @@ from ranking_det.data.mapper import read_array
 from ranking_det.engine.run_checks import check_no_folder, check_output_dir
 from ranking_det.evaluation.detection_analysis import analyze_detections
 from ranking_det.evaluation.ground_truth import describe
-from ranking_det.evaluation.image_ranking import (
+from ranking_det.evaluation.matching import match
+from ranking_det.evaluation.metrics import without_nan
+from ranking_det.evaluation.ranking_errors import (
     ImageErrors,
     choose_images,
     describe_ranking,
     image_errors,
 )
-from ranking_det.evaluation.matching import match
-from ranking_det.evaluation.metrics import without_nan
 from ranking_det.evaluation.score_statistics import (
     cross_fitted_calibration,
     image_halves,

@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from ranking_det.analysis.training_metrics import read_finite_metrics
-from ranking_det.engine.pair_counts import DENSE
+from ranking_det.engine.reverse_pair_counts import DENSE
 from ranking_det.evaluation.command_line import check_outputs
 from ranking_det.files import write_json
 from ranking_det.user_errors import UserError

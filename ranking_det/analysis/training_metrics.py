@@ -8,7 +8,7 @@ from typing import Any
 
 from ranking_det.engine.run_checks import check_file
 from ranking_det.user_errors import UserError
-from ranking_det.visualization.curves import read_metrics
+from ranking_det.visualization.training_curves import read_metrics
 
 
 def read_finite_metrics(

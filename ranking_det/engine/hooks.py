@@ -30,7 +30,7 @@ from ranking_det.engine.run_config import RunConfig
 from ranking_det.engine.stopping import CheckpointRequest
 from ranking_det.modeling.input_checks import check_objects, image_name
 from ranking_det.user_errors import RunError, UserError, listed
-from ranking_det.visualization.curves import plot_curves
+from ranking_det.visualization.training_curves import plot_curves
 
 logger = logging.getLogger(__name__)
 

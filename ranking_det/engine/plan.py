@@ -46,7 +46,7 @@ from ranking_det.engine.custom_data import (
     read_custom_masks,
     register_custom_data,
 )
-from ranking_det.engine.fitted import find_fitted
+from ranking_det.engine.fitted_scores_lookup import find_fitted
 from ranking_det.engine.output_folder import (
     check_names,
     check_no_training,

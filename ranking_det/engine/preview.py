@@ -20,7 +20,7 @@ from ranking_det.engine.run_checks import check_output_dir
 from ranking_det.modeling.interface import interface_of
 from ranking_det.user_errors import UserError
 from ranking_det.visualization.detections import DetectionExample, class_name, draw_examples
-from ranking_det.visualization.preview_page import DrawnPositives, draw_preview
+from ranking_det.visualization.preview_image import DrawnPositives, draw_preview
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import numpy as np
 from ranking_det.evaluation import error_kinds
 from ranking_det.evaluation.confusion import confusion_matrix
 from ranking_det.evaluation.correlation import best_ious, correlate
-from ranking_det.evaluation.cross_class import cross_class_overlaps
+from ranking_det.evaluation.cross_class_iou import cross_class_overlaps
 from ranking_det.evaluation.lrp import mean_of_defined
 from ranking_det.evaluation.matching import (
     Detections,

@@ -50,7 +50,7 @@ def draw_ranked_image(
         image: (H, W, 3) uint8, RGB; None for a gray area.
         size: (width, height) that coordinates refer to, in pixels.
         ranking: ``objects`` with letters and ``false_positives`` with numbers, as
-            :func:`ranking_det.evaluation.image_ranking.describe_ranking` describes them.
+            :func:`ranking_det.evaluation.ranking_errors.describe_ranking` describes them.
 
     Returns:
         The picture as PNG and as JPEG.

@@ -14,7 +14,7 @@ from torch import nn
 from ranking_det.engine.preview import draw_previews, to_rgb
 from ranking_det.modeling import interface_of
 from ranking_det.user_errors import UserError
-from ranking_det.visualization import preview_page
+from ranking_det.visualization import preview_image
 from tests.modeling.cases import load, make_batch
 from tests.modeling.test_combinations import build
 
@@ -77,14 +77,14 @@ def test_a_preview_has_the_positives_of_training_and_keeps_batch_norm_statistics
 
 def test_the_summary_and_the_pictures_count_the_positives(tmp_path, monkeypatch):
     titles, labels = [], []
-    original, draw = preview_page._write_around, preview_page._draw_object
+    original, draw = preview_image._write_around, preview_image._draw_object
     monkeypatch.setattr(
-        preview_page,
+        preview_image,
         "_write_around",
         lambda f, title, c: titles.append(title) or original(f, title, c),
     )
     monkeypatch.setattr(
-        preview_page, "_draw_object", lambda *args: labels.append(args[2:]) or draw(*args)
+        preview_image, "_draw_object", lambda *args: labels.append(args[2:]) or draw(*args)
     )
     model = build("retinanet", "max_iou", "rs")
     model.assigner.low_quality = None

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from ranking_det.evaluation import cross_class
+from ranking_det.evaluation import cross_class_iou
 from ranking_det.evaluation.confusion import confusion_matrix
 from ranking_det.evaluation.correlation import correlate
 from ranking_det.evaluation.detection_analysis import analyze_detections
@@ -230,7 +230,7 @@ def test_a_kind_of_error_costs_what_ap50_gains_if_the_files_are_corrected(rules)
     content = prepare(content, rules)
     evaluation = evaluate_detections(content, results, "bbox", rules=rules)
     detections = evaluation.detections
-    overlaps = cross_class.cross_class_overlaps(
+    overlaps = cross_class_iou.cross_class_overlaps(
         content, results, detections, "bbox", min_iou=BACKGROUND_IOU
     )
     errors = classify_errors(detections, match(detections), overlaps)
@@ -337,7 +337,7 @@ def test_sets_without_a_true_positive_have_defined_numbers(objects, results, rul
 def test_the_block_size_does_not_change_the_overlaps(monkeypatch):
     content, results = confused_set(5)
     expected = analyze(content, results, "segm")
-    monkeypatch.setattr(cross_class, "BLOCK", 3)
+    monkeypatch.setattr(cross_class_iou, "BLOCK", 3)
     numbers = analyze(content, results, "segm")
     for name in ("confusion_matrix", "score_threshold"):
         assert numbers[name] == expected[name]
@@ -376,7 +376,7 @@ def test_masks_may_be_polygons_or_uncompressed_or_compressed_rle():
     rows = [result(1, B, box, 0.9) for box in (BOX, SECOND_BOX, FAR)]
     content = prepare(content, "coco")
     detections = evaluate_detections(content, rows, "segm").detections
-    overlaps = cross_class.cross_class_overlaps(content, rows, detections, "segm", min_iou=0.1)
+    overlaps = cross_class_iou.cross_class_overlaps(content, rows, detections, "segm", min_iou=0.1)
     assert overlaps.iou.tolist() == [1, 1, 1]
     assert overlaps.target.tolist() == detections.result[overlaps.detection].tolist()
     errors = classify_errors(detections, match(detections), overlaps)

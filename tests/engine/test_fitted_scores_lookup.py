@@ -16,7 +16,7 @@ from torch import nn
 
 from ranking_det.engine.checkpoint import FITTED, Checkpoint, add_entry, read_checkpoint
 from ranking_det.engine.command import Command, parse
-from ranking_det.engine.fitted import find_fitted
+from ranking_det.engine.fitted_scores_lookup import find_fitted
 from ranking_det.engine.output_folder import put_aside
 from ranking_det.engine.speed import time_thresholds
 from ranking_det.evaluation import DetectionEvaluator

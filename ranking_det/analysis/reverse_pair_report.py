@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ranking_det.engine.command import parse
-from ranking_det.engine.pair_counts import measure_pairs
+from ranking_det.engine.reverse_pair_counts import measure_pairs
 from ranking_det.engine.run_config import load_config
 from ranking_det.evaluation.command_line import check_outputs
 from ranking_det.evaluation.reverse_pairs import MINED

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ranking_det.evaluation.cross_class import cross_class_overlaps
+from ranking_det.evaluation.cross_class_iou import cross_class_overlaps
 from ranking_det.evaluation.error_kinds import BACKGROUND_IOU, FALSE_POSITIVE_KINDS, classify_errors
 from ranking_det.evaluation.matching import Detections, Matches, counted_rows, free_objects, match
 from ranking_det.evaluation.metrics import FIELDS, Rules, evaluate_detections

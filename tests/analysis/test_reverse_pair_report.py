@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from ranking_det.analysis import pair_report
+from ranking_det.analysis import reverse_pair_report
 from ranking_det.analysis.__main__ import main
 from ranking_det.engine.run_config import load_config
 from ranking_det.user_errors import RunError
@@ -137,7 +137,7 @@ def test_a_failure_of_a_part_gives_one_line_and_status_1(monkeypatch, capsys, tm
     def fail(*args):
         raise RunError("the layer 'head' of the model fails")
 
-    monkeypatch.setattr(pair_report, "measure_pairs", fail)
+    monkeypatch.setattr(reverse_pair_report, "measure_pairs", fail)
     output = tmp_path / "out.json"
     assert main(["pairs", "--config-file", DENSE, "--output", str(output)]) == 1
     error = capsys.readouterr().err

@@ -7,8 +7,8 @@ from detectron2.config import instantiate
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from ranking_det.engine import pair_counts
-from ranking_det.engine.pair_counts import (
+from ranking_det.engine import reverse_pair_counts
+from ranking_det.engine.reverse_pair_counts import (
     count_reverse_pairs,
     ranked_scores,
     recorded_candidates,
@@ -39,7 +39,7 @@ def training_candidates(model, batch):
     """Return the candidates that the criteria of a training step get."""
     calls, handles = [], []
     for part in model.modules():
-        if isinstance(part, pair_counts.CriterionBase):
+        if isinstance(part, reverse_pair_counts.CriterionBase):
             handles.append(part.register_forward_pre_hook(lambda _, args: calls.append(args[0])))
     with EventStorage() as storage:
         model(batch)
@@ -131,7 +131,7 @@ def test_the_sample_of_images_has_objects_and_is_always_the_same(monkeypatch):
     annotations = [[box], [], [crowd], [crowd, box], [{}], *[[box]] * 20]
     records = [{"image_id": i, "annotations": a} for i, a in enumerate(annotations)]
     contents = {"a": records, "crowds": records[1:3], "unannotated": [{"image_id": 99}]}
-    monkeypatch.setattr(pair_counts, "DatasetCatalog", contents)
+    monkeypatch.setattr(reverse_pair_counts, "DatasetCatalog", contents)
     ids = [record["image_id"] for record in sample_records(["a", "crowds"], None)]
     assert sorted(ids) == [0, *range(3, 25)] != ids
     assert [record["image_id"] for record in sample_records(["a"], 5)] == ids[:5]

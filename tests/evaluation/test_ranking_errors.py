@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from ranking_det.evaluation.image_ranking import (
+from ranking_det.evaluation.matching import match
+from ranking_det.evaluation.metrics import evaluate_detections
+from ranking_det.evaluation.ranking_errors import (
     ImageErrors,
     choose_images,
     describe_ranking,
     image_errors,
     rank_objects,
 )
-from ranking_det.evaluation.matching import match
-from ranking_det.evaluation.metrics import evaluate_detections
 from tests.evaluation.cases import BOX, FAR, A, B, ground_truth, prepare, random_set, result
 
 

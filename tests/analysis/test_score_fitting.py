@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ranking_det.analysis.__main__ import main
-from ranking_det.analysis.scores import round_below
+from ranking_det.analysis.score_fitting import round_below
 from ranking_det.engine.checkpoint import read_checkpoint
 from ranking_det.evaluation.fitted_scores import read_fitted_scores
 from tests.evaluation.cases import NAMES, A, ground_truth, random_set, result, write
