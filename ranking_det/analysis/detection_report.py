@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,12 +10,18 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from ranking_det.analysis.ranking import read_truth
+from ranking_det.data.coco_json.fields import is_finite_number
 from ranking_det.data.coco_json.image_files import ImageFinder, check_folder
 from ranking_det.data.coco_json.reader import load_json
 from ranking_det.data.coco_json.results import read_results
 from ranking_det.data.images import UnreadableImageError
 from ranking_det.data.mapper import read_array
-from ranking_det.engine.run_checks import check_file, check_no_folder, check_output_dir
+from ranking_det.engine.run_checks import (
+    check_apart,
+    check_file,
+    check_no_folder,
+    check_output_dir,
+)
 from ranking_det.evaluation.detection_analysis import analyze_detections
 from ranking_det.evaluation.ground_truth import describe
 from ranking_det.evaluation.image_ranking import (
@@ -78,10 +83,16 @@ def write_detection_report(args: argparse.Namespace) -> list[str]:
     """
     check_output_dir(args.output, "--output")
     check_no_folder(args.output, (PAGE, NUMBERS), "--output")
+    check_output_dir(str(Path(args.output, PICTURES)), "--output")
     paths = _by_name(args.results, "--results")
     pair_files = _by_name(args.pairs, "--pairs", paths)
     pairs = {name: _read_pairs(path) for name, path in pair_files.items()}
     metric_files, keys = _by_name(args.metrics, "--metrics", paths), training_keys(args.iou_type)
+    inputs = {"--ground-truth": args.ground_truth, "--images": args.images}
+    for flag, files in (("--results", paths), ("--pairs", pair_files), ("--metrics", metric_files)):
+        inputs |= {f"{flag} {name}=": path for name, path in files.items()}
+    for folder in (args.output, str(Path(args.output, PICTURES))):
+        check_apart(folder, inputs, "--output")
     training = {name: _read_training(path, keys) for name, path in metric_files.items()}
     truth = _read_truth(args.ground_truth, args.iou_type)
     finder = None if args.images is None else _find_images(args.images, truth.content["images"])
@@ -164,7 +175,7 @@ def _read_pairs(path: str) -> dict[str, dict[str, float | None]]:
     except (KeyError, TypeError, AttributeError):
         ratios = {}
     values = [value for kinds in ratios.values() for value in kinds.values()]
-    if not values or not all(value is None or _is_number(value) for value in values):
+    if not values or not all(value is None or is_finite_number(value) for value in values):
         raise UserError(f"--pairs: expected the JSON of `analysis pairs`, got {path!r}")
     return ratios
 
@@ -183,17 +194,17 @@ def _read_training(path: str, keys: Sequence[str]) -> dict[str, dict[str, list[f
         records = []
     series = {}
     for key in keys:
-        rows = [row for row in records if _is_number(row["iteration"]) and _is_number(row.get(key))]
+        rows = [
+            row
+            for row in records
+            # Training that diverges logs NaN.
+            if is_finite_number(row["iteration"]) and is_finite_number(row.get(key))
+        ]
         if rows:
             series[key] = {"x": [row["iteration"] for row in rows], "y": [row[key] for row in rows]}
     if not series:
         raise UserError(f"--metrics: expected the metrics.json of a training run, got {path!r}")
     return series
-
-
-def _is_number(value: Any) -> bool:
-    """Return whether a JSON value is a finite number. Training that diverges logs NaN."""
-    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _read_truth(path: str, iou_type: str) -> _Truth:

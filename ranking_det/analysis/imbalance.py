@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from ranking_det.data.coco_json.fields import is_finite_number
 from ranking_det.engine.pair_counts import DENSE
 from ranking_det.engine.run_checks import check_file
 from ranking_det.evaluation.command_line import check_outputs
@@ -56,13 +57,15 @@ def _read(path: str) -> list[dict[str, Any]]:
     """Return the records that have ratios; at least one."""
     check_file(path, "--metrics")
     try:
-        records = read_metrics(path)
-        records = [record for record in records if any(map(_is_ratio, record))]
-        _average(records)
+        records = [
+            record
+            for record in read_metrics(path)
+            if _ratios(record) and is_finite_number(record["iteration"])
+        ]
     except OSError as error:
         raise UserError(f"--metrics: {path} cannot be read: {error.strerror}") from error
-    # A file with other content: bytes, JSON values that are no records, or texts for numbers.
-    except (ValueError, KeyError, TypeError, AttributeError):
+    # A file with other content: bytes, or JSON values that are not records of iterations.
+    except (UnicodeDecodeError, KeyError, TypeError, AttributeError):
         records = []
     if not records:
         raise UserError(
@@ -72,14 +75,17 @@ def _read(path: str) -> list[dict[str, Any]]:
     return records
 
 
-def _is_ratio(name: str) -> bool:
-    return name.rpartition("/")[2] == METRIC
+def _ratios(record: dict[str, Any]) -> dict[str, float]:
+    """Return the ratios in a record, by head."""
+    return {
+        name.rpartition("/")[0] or DENSE: value
+        for name, value in record.items()
+        if name.rpartition("/")[2] == METRIC and is_finite_number(value)
+    }
 
 
 def _average(records: list[dict[str, Any]]) -> dict[str, float]:
     """Return the mean ratio of each head."""
-    names = dict.fromkeys(name for record in records for name in record if _is_ratio(name))
-    return {
-        name.rpartition("/")[0] or DENSE: fmean(r[name] for r in records if name in r)
-        for name in names
-    }
+    ratios = list(map(_ratios, records))
+    heads = dict.fromkeys(head for values in ratios for head in values)
+    return {head: fmean(values[head] for values in ratios if head in values) for head in heads}

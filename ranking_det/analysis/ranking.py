@@ -24,7 +24,7 @@ from ranking_det.evaluation.metrics import (
     without_nan,
 )
 from ranking_det.files import write_json
-from ranking_det.user_errors import UserError
+from ranking_det.user_errors import UserError, counted
 
 
 def write_lrp(args: argparse.Namespace) -> list[str]:
@@ -103,7 +103,8 @@ def read_files(
     ground_truth, rules, notes = read_truth(ground_truth_path, iou_type)
     results = read_results(results_path, ground_truth, iou_type)
     description = f"{ground_truth_path}: {describe(ground_truth)}"
-    return ground_truth, rules, results, [description, *notes, f"{len(results):,} results"]
+    count = counted(len(results), "result", "results")
+    return ground_truth, rules, results, [description, *notes, count]
 
 
 def read_truth(path: str, iou_type: str) -> tuple[dict[str, Any], Rules, tuple[str, ...]]:

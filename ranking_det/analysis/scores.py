@@ -34,7 +34,7 @@ from ranking_det.evaluation.metrics import (
 )
 from ranking_det.evaluation.thresholds import ThresholdSweep
 from ranking_det.files import write_json
-from ranking_det.user_errors import UserError, listed
+from ranking_det.user_errors import UserError, counted, listed
 
 SWEEP = (0.0, 1e-4, 1e-3, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """The thresholds of a sweep, by default."""
@@ -73,7 +73,7 @@ class _Files(NamedTuple):
             for entries in (self.ground_truth["annotations"], self.results)
         )
         ground_truth = {**self.ground_truth, "images": images, "annotations": annotations}
-        origin = f"{len(images)} images, {what}"
+        origin = f"{counted(len(images), 'image', 'images')}, {what}"
         return self._replace(ground_truth=ground_truth, results=results, origin=origin)
 
     def evaluate(self, iou_type: str) -> DetectionEvaluation:
@@ -89,8 +89,8 @@ def _read(ground_truth_path: str, results_path: str, iou_type: str) -> _Files:
             f"{results_path}: expected scores from 0 to 1, got {outside[0]:g} (map logits to "
             "probabilities first)"
         )
-    origin = f"{len(ground_truth['images'])} images of {ground_truth_path}"
-    return _Files(ground_truth, results, rules, lines, origin)
+    count = counted(len(ground_truth["images"]), "image", "images")
+    return _Files(ground_truth, results, rules, lines, f"{count} of {ground_truth_path}")
 
 
 def write_fit(args: argparse.Namespace) -> list[str]:

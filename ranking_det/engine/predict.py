@@ -28,7 +28,7 @@ from ranking_det.engine.run_checks import check_no_folder, check_output_dir
 from ranking_det.engine.stopping import Stopped
 from ranking_det.evaluation.fitted_scores import FittedScores
 from ranking_det.files import reserve_space, write_json, write_whole
-from ranking_det.user_errors import RunError, UserError, listed
+from ranking_det.user_errors import RunError, UserError, counted, listed
 from ranking_det.visualization.detections import overlay
 
 logger = logging.getLogger(__name__)
@@ -116,8 +116,9 @@ def predict_images(
                 content["images"].append(image)
                 content["annotations"] += rows
                 which = "the best %d" if fitted is None else "the %d above their thresholds"
-                text = f"%d/%d %s: %d detections, {which} drawn -> %s"
-                logger.info(text, i, len(paths), path, len(detections), len(drawn), name)
+                text = f"%d/%d %s: %s, {which} drawn -> %s"
+                count = counted(len(detections), "detection", "detections")
+                logger.info(text, i, len(paths), path, count, len(drawn), name)
     except Stopped as stopped:
         raise Stopped(stopped.number, f"; {progress()}") from stopped
     except OSError as error:
@@ -170,7 +171,8 @@ def find_images(images: Sequence[str]) -> list[str]:
     if not files:
         raise UserError("--predict: expected image files, folders or patterns, got none")
     if skipped:
-        logger.info("Skipped %d files that are not images: %s", len(skipped), listed(skipped))
+        files_text = counted(len(skipped), "file that is not an image", "files that are not images")
+        logger.info("Skipped %s: %s", files_text, listed(skipped))
     return list(files.values())
 
 
