@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import io
+import itertools
 import json
 import logging
 import math
@@ -215,9 +216,11 @@ def _shortened(stem: str, ending: str) -> str:
 def _only_images(paths: Iterable[str], skipped: list[str]) -> list[str]:
     """Return the images among files, sorted; add the other files to ``skipped``."""
     images = []
-    for path in sorted(filter(os.path.isfile, paths)):
+    for path in sorted(itertools.filterfalse(os.path.isdir, paths)):
         hidden = os.path.basename(path).startswith(".")
-        if not hidden and (has_image_extension(path) or is_image(path)):
+        # A broken link or a pipe is not a file.
+        is_file = os.path.isfile(path) and not hidden
+        if is_file and (has_image_extension(path) or is_image(path)):
             images.append(path)
         else:
             skipped.append(path)

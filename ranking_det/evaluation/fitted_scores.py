@@ -302,8 +302,8 @@ class _Entry:
         value = self.value(name)
         if value is None:
             return math.nan
-        if not is_finite_number(value):
-            raise self.fault(f"a finite number or null as {name!r}", value)
+        if not (is_finite_number(value) and 0 <= value <= 1):
+            raise self.fault(f"a number from 0 to 1 or null as {name!r}", value)
         return float(value)
 
     def calibrator(self) -> Calibrator:

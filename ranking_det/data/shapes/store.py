@@ -89,8 +89,6 @@ def prepare_shapes(
     for name, value in required.items():
         if value < _MINIMUM[name]:
             raise ValueError(f"{name}: expected at least {_MINIMUM[name]}, got {value}")
-    if size is not None and size > _LARGEST_SIZE:
-        raise ValueError(f"size: expected at most {_LARGEST_SIZE}, got {size}")
     workers = min(os.cpu_count() or 1, 8) if workers is None else workers
     if workers < 1:
         raise ValueError(f"workers: expected at least 1, got {workers}")
@@ -106,6 +104,8 @@ def prepare_shapes(
 
 def _make(folder: Path, settings: Settings, workers: int) -> bool:
     """Generate a set under the lock; return False if another process was faster."""
+    if settings.size > _LARGEST_SIZE:
+        raise ValueError(f"size: expected at most {_LARGEST_SIZE}, got {settings.size}")
     make_folder(folder.parent)
     with _lock(folder) as locked:
         if folder.exists():
