@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from ranking_det.data.object_statistics import TINY, ClassCount, Copies, DataStatistics
 from ranking_det.engine.custom_data import MANY_CROWDS
 from ranking_det.engine.positive_counts import PositiveCounts
+from ranking_det.user_errors import counted
 from ranking_det.visualization.page import percent
 
 FEW_OBJECTS = 10
@@ -74,7 +75,7 @@ def advise(
 
 def _classes(counts: Sequence[ClassCount]) -> str:
     names = ", ".join(count.name for count in counts[:5]) + (", ..." if len(counts) > 5 else "")
-    return f"{len(counts):,} class{'es' * (len(counts) != 1)} ({names})"
+    return f"{counted(len(counts), 'class', 'classes')} ({names})"
 
 
 def _on_classes(counts: Sequence[ClassCount]) -> Iterator[str]:

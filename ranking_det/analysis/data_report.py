@@ -40,7 +40,7 @@ from ranking_det.data.object_statistics import (
 from ranking_det.engine.checkpoint import load_weights
 from ranking_det.engine.custom_data import NUM_DECODED, write_faults
 from ranking_det.engine.positive_counts import count_positives, input_sizes
-from ranking_det.engine.run_checks import check_output_dir
+from ranking_det.engine.run_checks import check_apart, check_output_dir
 from ranking_det.engine.run_config import RunConfig, load_config
 from ranking_det.files import write_json, write_whole
 from ranking_det.modeling.interface import interface_of
@@ -92,6 +92,7 @@ def write_report(args: argparse.Namespace, overrides: Sequence[str]) -> list[str
         UserError: the data, the config or the folder cannot be used.
     """
     check_output_dir(args.output, "--output")
+    check_apart(args.output, {"DATA": args.data, "--images": args.images}, "--output")
     if overrides and args.config_file is None:
         raise UserError(f"{' '.join(overrides)}: overrides need --config-file FILE")
     config = None if args.config_file is None else load_config(args.config_file, overrides)

@@ -10,12 +10,13 @@ from typing import Any
 from tqdm import tqdm
 
 from ranking_det.analysis.result_files import ResultFiles, Results, read_truth
-from ranking_det.analysis.training_metrics import is_finite, read_finite_metrics
+from ranking_det.analysis.training_metrics import read_finite_metrics
+from ranking_det.data.coco_json.fields import is_finite_number
 from ranking_det.data.coco_json.image_files import ImageFinder, check_folder
 from ranking_det.data.coco_json.reader import load_json
 from ranking_det.data.images import UnreadableImageError
 from ranking_det.data.mapper import read_array
-from ranking_det.engine.run_checks import check_no_folder, check_output_dir
+from ranking_det.engine.run_checks import check_apart, check_no_folder, check_output_dir
 from ranking_det.evaluation.detection_analysis import analyze_detections
 from ranking_det.evaluation.ground_truth import describe
 from ranking_det.evaluation.matching import match
@@ -65,10 +66,16 @@ def write_detection_report(args: argparse.Namespace) -> list[str]:
     """
     check_output_dir(args.output, "--output")
     check_no_folder(args.output, (PAGE, NUMBERS), "--output")
+    check_output_dir(str(Path(args.output, PICTURES)), "--output")
     paths = _by_name(args.results, "--results")
     pair_files = _by_name(args.pairs, "--pairs", paths)
     pairs = {name: _read_pairs(path) for name, path in pair_files.items()}
     metric_files, keys = _by_name(args.metrics, "--metrics", paths), training_keys(args.iou_type)
+    inputs = {"--ground-truth": args.ground_truth, "--images": args.images}
+    for flag, files in (("--results", paths), ("--pairs", pair_files), ("--metrics", metric_files)):
+        inputs |= {f"{flag} {name}=": path for name, path in files.items()}
+    for folder in (args.output, str(Path(args.output, PICTURES))):
+        check_apart(folder, inputs, "--output")
     training = {name: _read_training(path, keys) for name, path in metric_files.items()}
     truth = _read_truth(args.ground_truth, args.iou_type)
     finder = (
@@ -151,7 +158,7 @@ def _read_pairs(path: str) -> dict[str, dict[str, float | None]]:
     except (KeyError, TypeError, AttributeError):
         ratios = {}
     values = [value for kinds in ratios.values() for value in kinds.values()]
-    if not values or not all(value is None or is_finite(value) for value in values):
+    if not values or not all(value is None or is_finite_number(value) for value in values):
         raise UserError(f"--pairs: expected the JSON of `analysis pairs`, got {path!r}")
     return ratios
 

@@ -13,6 +13,7 @@ from ranking_det.evaluation.command_line import check_outputs
 from ranking_det.evaluation.ground_truth import describe, read_ground_truth
 from ranking_det.evaluation.libraries import check_library
 from ranking_det.evaluation.metrics import DetectionEvaluation, Rules, evaluate_detections
+from ranking_det.user_errors import counted
 
 Results = list[dict[str, Any]]
 
@@ -44,7 +45,8 @@ class ResultFiles(NamedTuple):
             UserError: the file cannot be read, or its content is faulty.
         """
         results = read_results(path, self.ground_truth, self.iou_type)
-        return self._replace(results=results, lines=[*self.lines, f"{len(results):,} results"])
+        count = counted(len(results), "result", "results")
+        return self._replace(results=results, lines=[*self.lines, count])
 
     def part(self, selected: np.ndarray) -> ResultFiles:
         """Return the ground truth and the results of some of the images.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
+from ranking_det.data.coco_json.fields import is_finite_number
 from ranking_det.engine.run_checks import check_file
 from ranking_det.user_errors import UserError
 from ranking_det.visualization.training_curves import read_metrics
@@ -39,7 +39,7 @@ def read_finite_metrics(
         {
             name: value
             for name, value in record.items()
-            if (name == "iteration" or is_wanted(name)) and is_finite(value)
+            if (name == "iteration" or is_wanted(name)) and is_finite_number(value)
         }
         for record in records
     ]
@@ -49,12 +49,3 @@ def read_finite_metrics(
             f"--metrics: expected the metrics.json of a training run{content}, got {path!r}"
         )
     return finite
-
-
-def is_finite(value: Any) -> bool:
-    """Return whether a JSON value is a finite number.
-
-    Args:
-        value: any value.
-    """
-    return type(value) in (int, float) and math.isfinite(value)

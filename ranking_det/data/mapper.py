@@ -25,7 +25,7 @@ from pycocotools import mask as mask_util
 from ranking_det.checks import check_choice, check_that
 from ranking_det.data.augmentation import centers_inside
 from ranking_det.data.images import UnreadableImageError, read_upright
-from ranking_det.user_errors import UserError
+from ranking_det.user_errors import UserError, counted
 
 logger = logging.getLogger(__name__)
 
@@ -201,9 +201,11 @@ class UnreadableImages:
         if comm.is_main_process():
             counts = np.sum(gathered, axis=0)
             if counts.any():
+                num_images = np.count_nonzero(counts)
                 logger.warning(
-                    "%d unreadable images were skipped in training, %d times in total",
-                    *(np.count_nonzero(counts), counts.sum()),
+                    "%s skipped in training, %s in total",
+                    counted(num_images, "unreadable image was", "unreadable images were"),
+                    counted(counts.sum(), "time", "times"),
                 )
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 from ranking_det.data.coco_json.fields import identifier, read_fields
 from ranking_det.data.coco_json.image_files import ImageFinder
 from ranking_det.data.images import UnreadableImageError, read_gray
-from ranking_det.user_errors import UserError
+from ranking_det.user_errors import UserError, counted
 
 SHARE = 0.2
 """The share of the images for validation."""
@@ -184,7 +184,8 @@ def group_copies(names: Sequence[str], paths: Sequence[str | None]) -> tuple[lis
     lines = []
     if num_named < total:
         lines.append(
-            f"judging by file names, the {total:,} images are versions of {num_named:,} originals"
+            f"judging by file names, the {total:,} images are versions of "
+            f"{counted(num_named, 'original', 'originals')}"
         )
     if total > MAX_HASHED:
         lines.append(f"more than {MAX_HASHED:,} images: only their names are compared")
@@ -198,7 +199,8 @@ def group_copies(names: Sequence[str], paths: Sequence[str | None]) -> tuple[lis
         largest, largest_named = (max(Counter(g).values()) for g in (groups, by_name))
         if total < 4 or largest <= max(total / 2, largest_named):
             if num_joined < num_named:
-                text = f"{num_named - num_joined:,} images are {'near-' * (distance > 0)}duplicates"
+                kind = f"{'near-' * (distance > 0)}duplicate"
+                text = counted(num_named - num_joined, f"image is a {kind}", f"images are {kind}s")
                 lines.append(f"{text} of others; duplicates stay in the same split")
             return groups, lines
         lines.append("most images look alike: only exact duplicates stay in the same split")
@@ -305,7 +307,8 @@ def _choose(
         # The smallest group first.
         by_size = sorted(range(len(groups)), key=lambda index: len(groups[index]))
         if not any(move(index) for index in by_size):
-            text = f"{len(classes):,} images cannot be split into training and validation"
+            images = counted(len(classes), "image", "images")
+            text = f"{images} cannot be split into training and validation"
             reason = "a class would be missing from training, or all are copies of one image"
             raise UserError(f"{text}: {reason}; give validation images with --val")
     return [image for index in chosen for image in groups[index]]

@@ -27,7 +27,15 @@ from ranking_det.engine.output_folder import RESUMABLE, discard_earlier, has_tra
 from ranking_det.engine.run_checks import LARGEST, check_file
 from ranking_det.engine.safe_unpickling import read_weights
 from ranking_det.files import PARTIAL, partial_path, rename_whole, write_whole
-from ranking_det.user_errors import RunError, UserError, counted, listed, reason_of, show
+from ranking_det.user_errors import (
+    RunError,
+    UserError,
+    counted,
+    listed,
+    no_log,
+    reason_of,
+    show,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -393,7 +401,8 @@ def _download(path: str, key: str) -> None:
     if "://" not in path:
         return
     try:
-        local = PathManager.get_local_path(path)
+        with no_log():  # it logs a failure that our message names
+            local = PathManager.get_local_path(path)
     except UNREADABLE as error:
         reason = str(error)
     else:
@@ -493,14 +502,18 @@ def load_weights(model: nn.Module, weights: Checkpoint | str, *, strict: bool) -
     ]
     if absent:
         logger.warning(
-            "%d parameters and buffers are missing from the checkpoint, or have another shape "
-            "there, and keep their initial values: %s",
-            len(absent),
+            "%s missing from the checkpoint or of another shape there, so the initial values stay: "
+            "%s",
+            counted(len(absent), "parameter or buffer is", "parameters and buffers are"),
             listed([f"{name}{shapes.get(name, '')}" for name in absent], shown=20),
         )
     if misfits.unexpected_keys:
         logger.warning(
-            "%d entries of the checkpoint are not used by the model: %s",
-            len(misfits.unexpected_keys),
+            "%s not used by the model: %s",
+            counted(
+                len(misfits.unexpected_keys),
+                "entry of the checkpoint is",
+                "entries of the checkpoint are",
+            ),
             listed(misfits.unexpected_keys, shown=20),
         )

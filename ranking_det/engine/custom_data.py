@@ -29,7 +29,7 @@ from ranking_det.engine.command import Command
 from ranking_det.engine.run_config import RunConfig
 from ranking_det.files import write_table
 from ranking_det.modeling.interface import interface_of
-from ranking_det.user_errors import UserError
+from ranking_det.user_errors import UserError, counted
 
 logger = logging.getLogger(__name__)
 
@@ -294,13 +294,13 @@ def log_custom_data(data: CustomData, *, masks: bool) -> None:
 
 def _log_summary(split: str, summary: AnnotationSummary) -> None:
     names, crowds = summary.class_names, summary.num_crowds
-    crowd_text = f" and {crowds} crowd{'s' * (crowds != 1)}" if crowds else ""
+    crowd_text = f" and {counted(crowds, 'crowd', 'crowds')}" if crowds else ""
     name_list = ", ".join(names[:20]) + (" ..." if len(names) > 20 else "")
     text = (
         f"{split}: {summary.json_file}, {summary.format.upper()} format, "
-        f"{summary.num_images} images ({summary.num_empty_images} without objects), "
-        f"{summary.num_objects} objects{crowd_text}, "
-        f"{len(names)} class{'es' * (len(names) != 1)}: {name_list}"
+        f"{counted(summary.num_images, 'image', 'images')} ({summary.num_empty_images} without "
+        f"objects), {counted(summary.num_objects, 'object', 'objects')}{crowd_text}, "
+        f"{counted(len(names), 'class', 'classes')}: {name_list}"
     )
     logger.info("%s", text)
     for note in summary.notes:
@@ -350,7 +350,8 @@ def write_faults(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_table(path, Fault._fields, rows)
     if count:
-        logger.info("Wrote %d faults and notes of the data to %s", count, path)
+        lines = counted(count, "fault or note", "faults and notes")
+        logger.info("Wrote %s of the data to %s", lines, path)
 
 
 def _read_split(command: Command, split: str, options: ReadOptions) -> AnnotationSummary | None:

@@ -36,6 +36,9 @@ REQUIRED = {
 REAL = ("train.epochs", "optimizer.lr")
 """Keys that take a float even if the config has an integer, such as 12 epochs."""
 
+SET_BY_RUN = ("optimizer.params.model", "dataloader.train.start_iter")
+"""Keys that every run sets itself, so that an override would have no effect."""
+
 
 def load_lazy_config(path: str, overrides: Sequence[str], *, trust: bool = False) -> DictConfig:
     """Load a LazyConfig, apply ``key=value`` overrides and check both.
@@ -109,6 +112,8 @@ def _apply(cfg: DictConfig, override: str) -> None:
     if not equals or not key:
         raise UserError(f"overrides: expected key=value, got {override!r}")
     _check_override_key(cfg, key)
+    if key in SET_BY_RUN:
+        raise UserError(f"{key}: expected no override, because the run sets it, got {value!r}")
     before = _select(cfg, key)
     has_numbers = _has_numbers(before)  # a list is changed in place
     try:
@@ -178,8 +183,11 @@ def _check_new_key(node: DictConfig, key: str, where: str) -> None:
 
 def _check_type(key: str, before: Any, after: Any, parent: Any) -> None:
     """Check that an override keeps the type of a value; an int may replace a float."""
-    if after is None and _may_be_none(parent, key.rpartition(".")[2]):
+    name = key.rpartition(".")[2]
+    if after is None and _may_be_none(parent, name):
         return
+    if before is None and isinstance(_default(parent, name), bool):
+        before = _default(parent, name)
     if isinstance(before, (DictConfig, ListConfig)):
         if not isinstance(after, type(before)):
             kind = "a list" if isinstance(before, ListConfig) else "a config node"
@@ -194,6 +202,13 @@ def _has_numbers(node: Any) -> bool:
     """Return whether a list is not empty and has only numbers."""
     values = list(node) if isinstance(node, ListConfig) else []
     return bool(values) and all(type(value) in (int, float) for value in values)
+
+
+def _default(node: Any, name: str) -> Any:
+    """Return the default of an argument of a node's target; None without one."""
+    target = target_of(node) if isinstance(node, DictConfig) else None
+    argument = None if target is None else (parameters(target) or {}).get(name)
+    return None if argument is None else argument.default
 
 
 def _may_be_none(node: Any, name: str) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -240,14 +239,10 @@ def _check_folders(config: RunConfig, command: Command) -> None:
 
 def _check_apart(config: RunConfig, command: Command) -> None:
     """Raise UserError if the output folder is a folder of the user's data or of their JSON file."""
-    output_dir, key = config.train.output_dir, config.user_key("train.output_dir")
-    for flag in ("train", "val", "train_json", "val_json", "train_images", "val_images"):
-        # Unlike Path.resolve, realpath accepts links that lead in a circle.
-        path = os.path.realpath(vars(command)[flag] or "/")
-        folder = os.path.dirname(path) if os.path.isfile(path) else path
-        if output_dir and folder == os.path.realpath(output_dir):
-            text = f"expected a folder other than that of --{flag.replace('_', '-')}"
-            raise UserError(f"{key}: {text}, got {output_dir!r}")
+    names = ("train", "val", "train_json", "val_json", "train_images", "val_images")
+    inputs = {f"--{name.replace('_', '-')}": vars(command)[name] for name in names}
+    key = config.user_key("train.output_dir")
+    run_checks.check_apart(config.train.output_dir, inputs, key)
 
 
 def _find_weights(config: RunConfig, command: Command) -> Checkpoint:

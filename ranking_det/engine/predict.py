@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import io
+import itertools
 import json
 import logging
 import math
@@ -28,7 +29,7 @@ from ranking_det.engine.run_checks import check_no_folder, check_output_dir
 from ranking_det.engine.stopping import Stopped
 from ranking_det.evaluation.fitted_scores import FittedScores
 from ranking_det.files import reserve_space, write_json, write_whole
-from ranking_det.user_errors import RunError, UserError, listed
+from ranking_det.user_errors import RunError, UserError, counted, listed
 from ranking_det.visualization.detections import overlay
 
 logger = logging.getLogger(__name__)
@@ -116,8 +117,9 @@ def predict_images(
                 content["images"].append(image)
                 content["annotations"] += rows
                 which = "the best %d" if fitted is None else "the %d above their thresholds"
-                text = f"%d/%d %s: %d detections, {which} drawn -> %s"
-                logger.info(text, i, len(paths), path, len(detections), len(drawn), name)
+                text = f"%d/%d %s: %s, {which} drawn -> %s"
+                count = counted(len(detections), "detection", "detections")
+                logger.info(text, i, len(paths), path, count, len(drawn), name)
     except Stopped as stopped:
         raise Stopped(stopped.number, f"; {progress()}") from stopped
     except OSError as error:
@@ -170,7 +172,8 @@ def list_images(images: Sequence[str]) -> list[str]:
     if not files:
         raise UserError("--predict: expected image files, folders or patterns, got none")
     if skipped:
-        logger.info("Skipped %d files that are not images: %s", len(skipped), listed(skipped))
+        files_text = counted(len(skipped), "file that is not an image", "files that are not images")
+        logger.info("Skipped %s: %s", files_text, listed(skipped))
     return list(files.values())
 
 
@@ -213,9 +216,11 @@ def _shortened(stem: str, ending: str) -> str:
 def _only_images(paths: Iterable[str], skipped: list[str]) -> list[str]:
     """Return the images among files, sorted; add the other files to ``skipped``."""
     images = []
-    for path in sorted(filter(os.path.isfile, paths)):
+    for path in sorted(itertools.filterfalse(os.path.isdir, paths)):
         hidden = os.path.basename(path).startswith(".")
-        if not hidden and (has_image_extension(path) or is_image(path)):
+        # A broken link or a pipe is not a file.
+        is_file = os.path.isfile(path) and not hidden
+        if is_file and (has_image_extension(path) or is_image(path)):
             images.append(path)
         else:
             skipped.append(path)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ranking_det.data.mapper import read_array
 from ranking_det.engine.run_checks import check_output_dir
 from ranking_det.modeling.interface import interface_of
-from ranking_det.user_errors import UserError
+from ranking_det.user_errors import UserError, counted
 from ranking_det.visualization.detections import DetectionExample, class_name, draw_examples
 from ranking_det.visualization.preview_image import DrawnPositives, draw_preview
 
@@ -105,9 +105,11 @@ def draw_previews(
 
 
 def _log_summary(summary: PreviewSummary, folder: Path) -> None:
-    text = f"Wrote {summary.images} images with {summary.objects} objects to {folder}"
+    images = counted(summary.images, "image", "images")
+    text = f"Wrote {images} with {counted(summary.objects, 'object', 'objects')} to {folder}"
     if summary.without_positive is not None:
-        text += f": {summary.positives} positives, {summary.without_positive} objects without one"
+        objects = counted(summary.without_positive, "object", "objects")
+        text += f": {counted(summary.positives, 'positive', 'positives')}, {objects} without one"
     if summary.without_positive:
         text += ", because the assigner matches no anchor to them"
     logger.log(logging.WARNING if summary.without_positive else logging.INFO, "%s", text)

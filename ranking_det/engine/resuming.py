@@ -18,6 +18,7 @@ from detectron2.solver import LRMultiplier
 from fvcore.common.param_scheduler import ParamScheduler
 from torch import nn
 
+from ranking_det.data.coco_json.fields import is_finite_number
 from ranking_det.engine.checkpoint import UNREADABLE, Checkpoint
 from ranking_det.engine.run_config import Records, leaves
 from ranking_det.engine.safe_config import parse_plain
@@ -120,9 +121,9 @@ def _is_numeric(value: Any) -> bool:
     """Return whether a setting of an optimizer is a finite number or several, such as betas."""
     if isinstance(value, (list, tuple)):
         return bool(value) and all(map(_is_numeric, value))
-    if isinstance(value, bool) or not isinstance(value, (int, float, torch.Tensor)):
-        return False
-    return math.isfinite(value)
+    if isinstance(value, torch.Tensor):
+        return value.numel() == 1 and bool(value.isfinite())
+    return is_finite_number(value)
 
 
 def _state_after_a_step(optimizer: torch.optim.Optimizer) -> dict[nn.Parameter, dict[str, Any]]:

@@ -19,7 +19,7 @@ from ranking_det.checks import check_at_least, check_integer, check_that
 from ranking_det.data.mapper import BoxMapper
 from ranking_det.data.stream import seeded
 from ranking_det.engine.part_errors import ONE_VALUE, part_error
-from ranking_det.user_errors import UserError, nearest, show
+from ranking_det.user_errors import UserError, counted, nearest, show
 
 DTYPES = ("auto", "float16", "bfloat16")
 
@@ -175,6 +175,26 @@ def check_output_dir(path: str | None, key: str) -> None:
         raise UserError(f"{key}: expected names of at most {longest} bytes, got {show(path)}")
 
 
+def check_apart(output_dir: str, inputs: Mapping[str, str | None], key: str) -> None:
+    """Refuse an output folder with the user's own files, which could be replaced.
+
+    Args:
+        output_dir: the folder; it need not exist.
+        inputs: by flag, a file or folder that the user gives; None for a flag that is not given.
+        key: the flag or config key of the output folder, for the message.
+
+    Raises:
+        UserError: the folder is one of these folders, or has one of these files.
+    """
+    for flag, given in inputs.items():
+        # Unlike Path.resolve, realpath accepts links that lead in a circle.
+        path = os.path.realpath(given or "/")
+        folder = os.path.dirname(path) if os.path.isfile(path) else path
+        if output_dir and folder == os.path.realpath(output_dir):
+            text = f"expected a folder other than that of {flag}"
+            raise UserError(f"{key}: {text}, got {output_dir!r}")
+
+
 def check_no_folder(folder: str, names: Iterable[str], key: str) -> None:
     """Refuse a folder in which something that is not a file has the name of a file to be written.
 
@@ -207,7 +227,8 @@ def check_device(device: str, key: str) -> None:
         usable = "cpu"
         if torch.cuda.is_available():
             usable += f" or cuda:0 to cuda:{torch.cuda.device_count() - 1}"
-        reason = str(error).strip().splitlines()[0]
+        # torch lists all its backends after the first sentence.
+        reason = str(error).strip().splitlines()[0].partition(". ")[0]
         raise UserError(
             f"{key}: expected a device that works here, {usable}, got {device!r} ({reason})"
         ) from None
@@ -358,10 +379,8 @@ def check_datasets(names: Sequence[str], key: str) -> None:
     """
     for name in names:
         if name not in DatasetCatalog:
-            registered = DatasetCatalog.list()
-            raise UserError(
-                f"{key}: expected a registered data set, got {name!r}{nearest(name, registered)}"
-            )
+            hint = nearest(str(name), DatasetCatalog.list())  # a yaml config may give a number
+            raise UserError(f"{key}: expected a registered data set, got {name!r}{hint}")
 
 
 def check_num_classes(names: Sequence[str], num_classes: int | None, keys: Sequence[str]) -> None:
@@ -407,7 +426,8 @@ def check_trained_classes(names: Sequence[str], trained: list[str] | None, weigh
             )
             raise UserError(
                 f"{weights!r}: expected weights trained on the {len(classes)} classes of the data "
-                f"set {name!r}, got weights trained on {len(trained)} classes{first_difference}"
+                f"set {name!r}, got weights trained on "
+                f"{counted(len(trained), 'class', 'classes')}{first_difference}"
             )
 
 

@@ -6,7 +6,7 @@ import inspect
 import logging
 import tempfile
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from ranking_det.data.catalog import small_set
 from ranking_det.data.mapper import ImageMapper, UnreadableImages
 from ranking_det.data.stream import seeded
 from ranking_det.engine import yaml_config
-from ranking_det.engine.lazy_config import load_lazy_config
+from ranking_det.engine.lazy_config import load_lazy_config, target_of
 from ranking_det.engine.run_checks import (
     NUMBERS,
     check_categories,
@@ -326,6 +326,7 @@ class RunConfig:
         """
         key = f"dataloader.{split}.mapper"
         mapper = self._build(self.nodes.dataloader[split].mapper, key)
+        self._check_type(mapper, Callable, key)
         return ImageMapper(mapper, skipped=skipped, blank=blank)
 
     def train_loader(
@@ -410,7 +411,8 @@ class RunConfig:
         if options:
             node = OmegaConf.merge(node, options)
         evaluator = self._build(node, "dataloader.evaluator")
-        self._check_type(evaluator, (DatasetEvaluator, list), "dataloader.evaluator")
+        for part in evaluator if isinstance(evaluator, list) and evaluator else [evaluator]:
+            self._check_type(part, DatasetEvaluator, "dataloader.evaluator")
         return evaluator
 
     def check_test_sets(self, missing: Collection[str] = ()) -> None:
@@ -464,11 +466,17 @@ class RunConfig:
     def _check_loader(self, split: str, model: nn.Module) -> None:
         """Build a loader of Detectron2 or this project without its data, and try its mapper."""
         node = self.nodes.dataloader[split]
-        target = node.get("_target_")
-        if isinstance(target, type) and not issubclass(target, Iterable):
+        # The target may itself be a node, which builds a function.
+        target = target_of(node) or node.get("_target_") if isinstance(node, DictConfig) else None
+        # A dict would give its keys instead of batches.
+        gives_batches = not isinstance(target, type) or (
+            issubclass(target, Iterable) and not issubclass(target, Mapping)
+        )
+        if target is None or not gives_batches:
+            name = "a node without _target_" if target is None else target.__name__
             raise UserError(
                 f"dataloader.{split}: expected a function or class that gives batches one after "
-                f"the other, got {target.__name__}"
+                f"the other, got {name}"
             )
         module = getattr(target, "__module__", "")
         if self.yaml is None and not module.startswith(("detectron2.", "ranking_det.")):

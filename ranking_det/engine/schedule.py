@@ -9,6 +9,8 @@ import math
 from collections.abc import Collection
 from typing import NamedTuple
 
+from ranking_det.user_errors import counted
+
 
 class Schedule(NamedTuple):
     """The length of a run, its periods and its learning rate; lengths are in iterations."""
@@ -69,8 +71,9 @@ def fit_schedule(
         if before != after and name != "epoch"
     ]
     scale = f" ({ratio:.6g} x the reference batch of {reference_batch})" if ratio != 1 else ""
+    images = counted(num_images, "image", "images")
     title = (
-        f"Schedule adapted to {num_images} images in batches of {batch}{scale}: "
-        f"{epoch} iterations per epoch, {max_iter / epoch:.4g} epochs"
+        f"Schedule adapted to {images} in batches of {batch}{scale}: "
+        f"{counted(epoch, 'iteration', 'iterations')} per epoch, {max_iter / epoch:.4g} epochs"
     )
     return fitted, [title, *lines] if lines else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from detectron2.solver import build_lr_scheduler, build_optimizer
 from omegaconf import DictConfig, OmegaConf
 
 from ranking_det.checks import check_at_least, check_integer
+from ranking_det.data.coco_json.fields import is_finite_number
 from ranking_det.data.mapper import BoxMapper
 from ranking_det.data.repeat import repeat_rare
 from ranking_det.data.stream import MappedRecords, RecordList
@@ -247,6 +249,10 @@ def _check_numbers(cfg: CfgNode) -> None:
                 check(key, value)
         except ValueError as error:
             raise UserError(str(error)) from None
+    steps = list(cfg.SOLVER.STEPS)
+    are_numbers = all(map(is_finite_number, steps))
+    if not (are_numbers and all(low < high for low, high in pairwise([0, *steps]))):
+        raise UserError(f"SOLVER.STEPS: expected ascending iterations above 0, got {steps}")
     _check_sizes(cfg, "")
     _check_repeats(cfg)
 

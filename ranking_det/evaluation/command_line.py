@@ -14,7 +14,7 @@ from ranking_det.evaluation import metrics
 from ranking_det.evaluation.ground_truth import describe, read_ground_truth
 from ranking_det.evaluation.libraries import check_library
 from ranking_det.files import partial_path, write_json, write_table
-from ranking_det.user_errors import UserError, run_command
+from ranking_det.user_errors import UserError, counted, run_command
 
 PROGRAM = "python -m ranking_det.evaluation"
 DESCRIPTION = "Compute AP and oLRP of detections in a file in COCO's result format."
@@ -115,7 +115,7 @@ def _evaluate(args: argparse.Namespace) -> str:
         ]
         write_table(Path(args.per_class), ["class", *columns], rows)
     lines = [f"{args.ground_truth}: {describe(ground_truth)}", *notes]
-    lines.append(f"{len(results):,} results")
+    lines.append(counted(len(results), "result", "results"))
     lines += [f"{name:7} {value:7.3f}" for name, value in overall.items()]
     return "\n".join([*lines, ""])
 

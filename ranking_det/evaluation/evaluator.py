@@ -30,7 +30,7 @@ from ranking_det.evaluation.metrics import (
     overall,
 )
 from ranking_det.files import write_json
-from ranking_det.user_errors import UserError
+from ranking_det.user_errors import UserError, counted
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +177,8 @@ class DetectionEvaluator(DatasetEvaluator):
         truth = self._readable(set(itertools.chain.from_iterable(unreadable)))
         kind = "LVIS's federated" if self.rules == "lvis" else "COCO's"
         description = ground_truth.describe(truth)
-        logger.info("Evaluating %d detections by %s rules: %s", len(results), kind, description)
+        detections = counted(len(results), "detection", "detections")
+        logger.info("Evaluating %s by %s rules: %s", detections, kind, description)
         tasks = self._choose_tasks(any(masks))
         return {task: self._metrics(truth, results, task) for task in tasks}
 
@@ -189,8 +190,9 @@ class DetectionEvaluator(DatasetEvaluator):
         for section, key in (("images", "id"), ("annotations", "image_id")):
             truth[section] = [entry for entry in truth[section] if entry[key] not in unreadable]
         left_out = len(self.ground_truth["annotations"]) - len(truth["annotations"])
-        text = "%d of %d images cannot be read: they and their %d objects do not count in AP"
-        logger.warning(text, len(unreadable), len(self.image_ids), left_out)
+        text = "%d of %d images cannot be read: they and their %s do not count in AP"
+        objects = counted(left_out, "object", "objects")
+        logger.warning(text, len(unreadable), len(self.image_ids), objects)
         return truth
 
     def _choose_tasks(self, detects_masks: bool) -> list[str]:
@@ -249,8 +251,9 @@ def _classes(
         raise UserError(f"{where}: has {in_file} categories, but the data set has {in_set}")
     classes = metadata.get("thing_classes") or list(names.values())
     if max(class_of.values()) >= len(classes):
-        counts = f"{len(class_of)} categories, but the data set has {len(classes)} classes"
-        raise UserError(f"{where}: has {counts}")
+        in_file = counted(len(class_of), "category", "categories")
+        in_set = counted(len(classes), "class", "classes")
+        raise UserError(f"{where}: has {in_file}, but the data set has {in_set}")
     by_class = {index: identity for identity, index in class_of.items()}
     return (
         by_class,

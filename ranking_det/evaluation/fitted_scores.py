@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import numpy as np
 
+from ranking_det.data.coco_json.fields import is_finite_number
 from ranking_det.data.coco_json.reader import load_json
 from ranking_det.evaluation.calibration import (
     Calibrator,
@@ -22,7 +23,7 @@ from ranking_det.evaluation.calibration import (
 from ranking_det.evaluation.matching import Detections, match
 from ranking_det.evaluation.metrics import without_nan
 from ranking_det.evaluation.thresholds import KINDS, Thresholds, fit_thresholds
-from ranking_det.user_errors import UserError, listed, show
+from ranking_det.user_errors import UserError, counted, listed, show
 
 SUFFIX = ".scores.json"
 """Suffix of the file names of fitted scores."""
@@ -151,7 +152,7 @@ class FittedScores:
             texts += [f"with {listed(extra)}"] * bool(extra)
             raise UserError(
                 f"{where}: expected scores fitted for the {len(classes)} classes of the model, got "
-                f"{len(self.classes)} classes {' and '.join(texts)}"
+                f"{counted(len(self.classes), 'class', 'classes')} {' and '.join(texts)}"
             )
 
     def to_json(self) -> dict[str, Any]:
@@ -274,13 +275,6 @@ def _knots(calibrator: Calibrator) -> dict[str, list[float]]:
     return {name: values.tolist() for name, values in calibrator._asdict().items()}
 
 
-def _is_finite(value: Any) -> bool:
-    try:
-        return type(value) in (int, float) and math.isfinite(value)
-    except OverflowError:  # an integer with hundreds of digits
-        return False
-
-
 class _Entry:
     """An object in the file, whose values are checked when they are read."""
 
@@ -314,8 +308,8 @@ class _Entry:
         value = self.value(name)
         if value is None:
             return math.nan
-        if not _is_finite(value):
-            raise self.fault(f"a finite number or null as {name!r}", value)
+        if not (is_finite_number(value) and 0 <= value <= 1):
+            raise self.fault(f"a number from 0 to 1 or null as {name!r}", value)
         return float(value)
 
     def calibrator(self) -> Calibrator:
@@ -323,7 +317,7 @@ class _Entry:
         knots = []
         for name in Calibrator._fields:
             value = self.value(name)
-            if not (isinstance(value, list) and value and all(map(_is_finite, value))):
+            if not (isinstance(value, list) and value and all(map(is_finite_number, value))):
                 raise self.fault(f"a list of finite numbers as {name!r}", value)
             numbers = np.array(value, np.float64)
             if (np.diff(numbers) < 0).any():

@@ -32,7 +32,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     for line in Path(path).read_text().splitlines():
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # also a number of thousands of digits
             continue
         records.setdefault(record["iteration"], {}).update(record)
     return [records[iteration] for iteration in sorted(records)]

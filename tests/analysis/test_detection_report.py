@@ -197,6 +197,11 @@ def no_picture(name, title, plot, numbers, size=None):
         ({"words": ["--images", "missing"]}, "the image folder 'missing' does not exist"),
         ({"words": ["--images", "."]}, "--images: '.' has no image of the ground truth"),
         ({"words": ["--output", "gt.json"]}, "--output: expected a writable folder"),
+        ({"words": ["--output", "."]}, "expected a folder other than that of --ground-truth, got"),
+        (
+            {"words": ["--output", "out", "--images", "out/report_pictures"]},
+            "--output: expected a folder other than that of --images, got 'out/report_pictures'",
+        ),
     ],
 )
 def test_user_mistakes_give_one_line_and_write_nothing(

@@ -148,6 +148,7 @@ def test_a_folder_that_another_program_made_is_neither_used_nor_changed(tmp_path
     ("wrong", "message"),
     [
         ({"size": 16}, "size: expected at least 32, got 16"),
+        ({"size": 10**8}, "size: expected at most 8192, got 100000000"),
         ({"train": 0}, "train: expected at least 1, got 0"),
         ({"seed": -1}, "seed: expected at least 0, got -1"),
         ({"variant": "forms"}, "variant: expected one of shapes, shapes_lvis, got 'forms'"),

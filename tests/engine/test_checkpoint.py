@@ -256,8 +256,8 @@ def test_fine_tuning_loads_the_weights_that_fit_and_logs_the_others(tmp_path, ca
         load_weights(model, find_last(str(tmp_path)), strict=False)
     assert torch.equal(model["backbone"].weight, trained["backbone"].weight)
     assert [record.getMessage() for record in caplog.records] == [
-        "2 parameters and buffers are missing from the checkpoint, or have another shape there, "
-        "and keep their initial values: score.weight ((3, 4) there, (5, 4) here), score.bias "
+        "2 parameters and buffers are missing from the checkpoint or of another shape there, "
+        "so the initial values stay: score.weight ((3, 4) there, (5, 4) here), score.bias "
         "((3,) there, (5,) here)",
         "2 entries of the checkpoint are not used by the model: old.weight, old.bias",
     ]
@@ -272,7 +272,7 @@ def test_missing_statistics_of_a_norm_are_logged_and_those_of_a_new_criterion_ar
     model.loss = Criterion(classification=RankSort(), balance=HistoryBalance(period=9))
     load_weights(model, str(tmp_path / "model.pth"), strict=False)
     assert "2 parameters and buffers" in caplog.text
-    assert "values: 1.running_mean, 1.running_var" in caplog.text
+    assert "so the initial values stay: 1.running_mean, 1.running_var" in caplog.text
 
 
 def test_a_checkpoint_with_another_number_of_classes_cannot_be_resumed(tmp_path):

@@ -135,7 +135,7 @@ def test_a_preview_is_drawn(outputs):
 
 def test_heads_for_other_classes_keep_their_initial_weights_and_are_logged(outputs):
     log = (outputs / "tuned" / "log.txt").read_text()
-    (line,) = [line for line in log.splitlines() if "keep their initial values" in line]
+    (line,) = [line for line in log.splitlines() if "so the initial values stay" in line]
     assert "6 parameters and buffers" in line
     for name in ("box_predictor.cls_score", "box_predictor.bbox_pred", "mask_head.predictor"):
         assert f"roi_heads.{name}.weight" in line

@@ -67,6 +67,9 @@ def test_overrides_change_values_and_add_arguments_of_the_constructor():
         ("model.backbone.bottom_up.freeze_at=-1", "up.freeze_at: expected 0 .* to 5 .*, got -1"),
         ("model.backbone.bottom_up.freeze_at=17", "up.freeze_at: expected 0 .* to 5 .*, got 17"),
         ("model.backbone.bottom_up.freeze_at=x", "up.freeze_at: expected int, got 'x'"),
+        ("dataloader.train.dataset.filter_empty=x", "filter_empty: expected bool, got 'x'"),
+        ("optimizer.params.model=5", "^optimizer.params.model: expected no override, .*, got '5'$"),
+        ("dataloader.train.start_iter=5", "^dataloader.train.start_iter: expected no override"),
     ],
 )
 def test_a_wrong_override_gives_a_one_line_error_that_names_it(override, message):
@@ -106,6 +109,9 @@ def test_a_wrong_override_gives_a_one_line_error_that_names_it(override, message
         ("TEST.EVAL_PERIOD=-1", "TEST.EVAL_PERIOD: expected an integer of at least 0, got -1"),
         ("DATALOADER.NUM_WORKERS=-1", "NUM_WORKERS: expected an integer of at least 0, got -1"),
         ("SEED=x", "SEED: expected int, got 'x'"),
+        ("SOLVER.STEPS=(9,3)", "STEPS: expected ascending iterations above 0, got [9, 3]"),
+        ("SOLVER.STEPS=(-1,)", "STEPS: expected ascending iterations above 0, got [-1]"),
+        ("SOLVER.STEPS=('a',)", "STEPS: expected ascending iterations above 0, got ['a']"),
     ],
 )
 def test_the_error_for_a_number_out_of_range_names_the_key_as_the_user_wrote_it(override, message):

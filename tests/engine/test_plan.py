@@ -81,13 +81,16 @@ def test_a_plan_writes_nothing(config, options, folder, tmp_path, monkeypatch):
         ),
         (
             "dataloader.evaluator._target_=torch.nn.ReLU",
-            "^dataloader.evaluator: expected a function or class that gives a DatasetEvaluator or",
+            "^dataloader.evaluator: expected a function or class that gives a DatasetEval",
         ),
         (
             "dataloader.evaluator._target_=detectron2.evaluation.SemSegEvaluator",
             "^dataloader.evaluator cannot be built: unknown name 'sem_seg_file_name'",
         ),
         ("dataloader.train._target_=torch.nn.ReLU", "^dataloader.train: expected .*, got ReLU$"),
+        ("dataloader.test._target_=builtins.dict", "^dataloader.test: expected .*, got dict$"),
+        ("dataloader.evaluator._target_=builtins.list", "^dataloader.evaluator: .*, got a list$"),
+        ("dataloader.train.mapper._target_=print", "^dataloader.train.mapper: .*, got a NoneType$"),
         ("dataloader.evaluator.tasks=[kpt]", "^tasks: expected bbox or segm, got kpt"),
     ],
 )
@@ -140,6 +143,13 @@ def test_the_launching_process_reports_errors_once_for_all_processes(monkeypatch
     assert "head.branch: expected False because the criterion" in capsys.readouterr().err
     with pytest.raises(UserError, match="optimizer.lr: expected a finite number above 0, got 0"):
         make_plan(Command(config_file=str(ROOT / LAZY), overrides=[*OVERRIDES, "optimizer.lr=0"]))
+
+
+def test_a_loader_without_a_function_that_builds_it_is_refused():
+    config = load_config(LAZY, [])
+    del config.nodes.dataloader.test["_target_"]
+    with pytest.raises(UserError, match="^dataloader.test: expected .*, got a node without _tar"):
+        config.check_parts(torch.nn.Linear(2, 2), trains=False)
 
 
 def test_the_config_gives_the_number_of_classes_if_the_model_does_not_report_it():

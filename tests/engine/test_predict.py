@@ -134,10 +134,12 @@ def test_folders_and_patterns_give_their_images_without_duplicates(tmp_path, cap
     for name in ("b.JPG", "a.png", ".hidden.png"):
         rectangle_image().save(tmp_path / name, format="PNG")
     (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "c.jpg").symlink_to("missing.jpg")
     expected = [str(tmp_path / "a.png"), str(tmp_path / "b.JPG")]
     with caplog.at_level(logging.INFO):
         assert list_images([str(tmp_path)]) == expected
-    assert re.search(r"Skipped 2 files that are not images: .*hidden\.png, .*notes", caplog.text)
+    skipped = r"Skipped 3 files that are not images: .*hidden\.png, .*c\.jpg, .*notes"
+    assert re.search(skipped, caplog.text)
     assert list_images([str(tmp_path / "*"), expected[0]]) == expected
     assert list_images([expected[1], str(tmp_path)]) == expected[::-1]
 

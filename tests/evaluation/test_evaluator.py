@@ -80,9 +80,7 @@ def test_objects_in_unreadable_images_do_not_count_as_missed(register, caplog):
     evaluator.process([{"image_id": 2, "unreadable": "truncated"}], [{"instances": None}])
     with caplog.at_level(logging.WARNING):
         assert evaluator.evaluate()["bbox"]["AP-rare"] == pytest.approx(100)
-    assert (
-        "1 of 2 images cannot be read: they and their 1 objects do not count in AP" in caplog.text
-    )
+    assert "1 of 2 images cannot be read: they and their 1 object do not count in AP" in caplog.text
     evaluator.reset()
     feed(evaluator, DETECTIONS)
     assert evaluator.evaluate()["bbox"]["AP-rare"] < 99
@@ -196,7 +194,7 @@ def test_detections_or_files_that_do_not_match_the_data_set_raise_an_error(regis
     MetadataCatalog.pop(NAME)
     path = write(tmp_path / "gt.json", ground_truth((1, A, BOX)))
     for names, ids, message in (
-        (["one"], CLASSES, "has 4 categories, but the data set has 1 classes"),
+        (["one"], CLASSES, "has 4 categories, but the data set has 1 class"),
         (["one"], {77: 0}, "has no category 77"),
     ):
         metadata = MetadataCatalog.get(NAME)

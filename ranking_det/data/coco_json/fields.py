@@ -79,6 +79,21 @@ def number(value: Any) -> int | float:
     raise ValueError("a finite number")
 
 
+def is_finite_number(value: Any) -> bool:
+    """Return whether a value, such as one from a JSON, is an integer or float that is finite.
+
+    Args:
+        value: anything.
+
+    Returns:
+        False also for True and False, and for an integer that is too large for a float.
+    """
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:  # an integer with hundreds of digits
+        return False
+
+
 def text(value: Any) -> str:
     """Convert text, which may be a number.
 

@@ -83,7 +83,7 @@ class Source:
             counts = [f"{self.splits[ALL]:,}"]
         images = " and ".join(filter(None, [", ".join(counts[:-1]), counts[-1]]))
         nouns = "image" if images == "1" else "images"
-        num_classes = f"{len(self.classes)} class{'es' * (len(self.classes) != 1)}"
+        num_classes = counted(len(self.classes), "class", "classes")
         return f"found: {self.format}, {images} {nouns}, {num_classes}"
 
     @property

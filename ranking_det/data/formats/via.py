@@ -25,7 +25,7 @@ from ranking_det.data.formats.annotated_images import (
     to_numbers,
 )
 from ranking_det.data.formats.file_tree import FileTree, split_of
-from ranking_det.user_errors import UserError, show
+from ranking_det.user_errors import UserError, counted, show
 
 NAME = "VIA"
 CLASS_ATTRIBUTES = ("class", "label", "name", "category", "type", "object", "object_name")
@@ -218,7 +218,7 @@ def _class_attribute(regions: list[_Region]) -> str | None:
     tied += sorted(name for name in common if name.lower() in CLASS_ATTRIBUTES)
     if any(values[name] != values[tied[0]] for name in tied):
         counts = ", ".join(f"{name} ({len(values[name]):,})" for name in tied)
-        text = f"{len(regions):,} regions have the attributes {counts}"
+        text = f"{counted(len(regions), 'region has', 'regions have')} the attributes {counts}"
         remedy = "python -m ranking_det.data.convert --class-attribute NAME chooses one"
         raise UserError(f"{text}: it is not clear which of them names the class; {remedy}")
     return tied[0]

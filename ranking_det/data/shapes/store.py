@@ -29,6 +29,7 @@ from ranking_det.files import make_folder
 logger = logging.getLogger(__name__)
 
 _MINIMUM = {"train": 1, "val": 1, "size": 32, "seed": 0}
+_LARGEST_SIZE = 8192
 
 
 def shapes_folder(variant: str = "shapes", root: str | Path | None = None) -> Path:
@@ -71,7 +72,7 @@ def prepare_shapes(
         variant: "shapes" (12 classes, COCO fields) or "shapes_lvis" (98 classes, LVIS v1 fields).
         train: number of training images, >= 1; default 1,000.
         val: number of validation images, >= 1; default 250.
-        size: side of the square images in pixels, >= 32; default 256.
+        size: side of the square images in pixels, 32 to 8192; default 256.
         seed: random seed, >= 0; default 0.
         workers: number of threads that draw, >= 1; default one per CPU core, at most 8.
 
@@ -103,6 +104,8 @@ def prepare_shapes(
 
 def _make(folder: Path, settings: Settings, workers: int) -> bool:
     """Generate a set under the lock; return False if another process was faster."""
+    if settings.size > _LARGEST_SIZE:
+        raise ValueError(f"size: expected at most {_LARGEST_SIZE}, got {settings.size}")
     make_folder(folder.parent)
     with _lock(folder) as locked:
         if folder.exists():

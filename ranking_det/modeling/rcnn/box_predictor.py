@@ -13,6 +13,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ranking_det.checks import check_at_least, check_that
 from ranking_det.layers import HardNMS, ScoreVoting, SoftNMS
 from ranking_det.modeling.initialization import prior_logit
 from ranking_det.modeling.postprocessing import RawDetections, postprocess
@@ -60,7 +61,7 @@ class RankingBoxPredictor(nn.Module):
             :mod:`ranking_det.layers.suppression`.
 
     Raises:
-        ValueError: ``prior_prob`` is out of range.
+        ValueError: ``prior_prob`` or ``test_nms_thresh`` is out of range.
     """
 
     def __init__(
@@ -78,6 +79,8 @@ class RankingBoxPredictor(nn.Module):
         suppression: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        check_at_least("test_nms_thresh", test_nms_thresh, 0.0)
+        check_that(test_nms_thresh <= 1, "test_nms_thresh", "at most 1", test_nms_thresh)
         size = input_shape.channels * (input_shape.width or 1) * (input_shape.height or 1)
         self.cls_score = nn.Linear(size, num_classes)
         self.bbox_pred = nn.Linear(size, 4 if cls_agnostic_bbox_reg else 4 * num_classes)
