@@ -33,7 +33,7 @@ from ranking_det.evaluation.metrics import DetectionEvaluation, without_nan
 from ranking_det.evaluation.score_statistics import image_halves
 from ranking_det.evaluation.thresholds import ThresholdSweep
 from ranking_det.files import write_json
-from ranking_det.user_errors import UserError, listed
+from ranking_det.user_errors import UserError, counted, listed
 
 SWEEP = (0.0, 1e-4, 1e-3, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """The thresholds of a sweep, by default."""
@@ -136,9 +136,11 @@ def _read_parts(
         measured = read_truth(args.measure_ground_truth, args.iou_type).read(args.measure_results)
         _check_scores(measured, args.measure_results)
         _check_same_classes(files, measured, args.measure_ground_truth)
-        origins = [f"{num_images} images of {args.ground_truth}"]
         num_measured = len(measured.ground_truth["images"])
-        origins.append(f"{num_measured} images of {args.measure_ground_truth}")
+        origins = [
+            f"{counted(num_images, 'image', 'images')} of {args.ground_truth}",
+            f"{counted(num_measured, 'image', 'images')} of {args.measure_ground_truth}",
+        ]
         return files, measured, origins, [*files.lines, *measured.lines]
     if num_images < 2:
         raise UserError(
@@ -147,9 +149,11 @@ def _read_parts(
             "--measure-results"
         )
     half = image_halves(num_images, args.seed)
-    what = f"a random half of {args.ground_truth} (seed {args.seed})"
-    origins = [f"{num_images - half.sum()} images, {what}"]
-    origins.append(f"{half.sum()} images, the other half of {args.ground_truth}")
+    counts = [counted(int(part.sum()), "image", "images") for part in (~half, half)]
+    origins = [
+        f"{counts[0]}, a random half of {args.ground_truth} (seed {args.seed})",
+        f"{counts[1]}, the other half of {args.ground_truth}",
+    ]
     return files.part(~half), files.part(half), origins, files.lines
 
 

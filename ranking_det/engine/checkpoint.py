@@ -31,8 +31,8 @@ from ranking_det.user_errors import (
     RunError,
     UserError,
     counted,
+    disable_log,
     listed,
-    no_log,
     reason_of,
     show,
 )
@@ -401,7 +401,7 @@ def _download(path: str, key: str) -> None:
     if "://" not in path:
         return
     try:
-        with no_log():  # it logs a failure that our message names
+        with disable_log():  # it logs a failure that our message names
             local = PathManager.get_local_path(path)
     except UNREADABLE as error:
         reason = str(error)

@@ -108,7 +108,7 @@ def test_attributes_with_the_same_values_count_as_one(tmp_path):
 
 def test_ambiguous_class_attributes_raise_user_error(tmp_path):
     with pytest.raises(
-        UserError, match=r"have the attributes mood \(1\), species \(1\): it is not clear"
+        UserError, match=r"1 region has the attributes mood \(1\), species \(1\): it is not clear"
     ):
         read(tmp_path, [via_region(RECT, species="cat", mood="sad")])
 

@@ -200,7 +200,7 @@ def test_a_list_with_images_outside_the_folder_raises_user_error(tmp_path):
     outside = cases.make_image(tmp_path / "outside.jpg")
     root = cases.yolo_set(tmp_path / "set", "train: list.txt\nval: images/val\nnames: [cat, dog]\n")
     cases.write_text(root / "list.txt", f"images/train/train0.jpg\n{outside}\n")
-    with pytest.raises(UserError, match="1 train images lie outside"):
+    with pytest.raises(UserError, match="1 train image lies outside"):
         find_source(str(root))
 
 
