@@ -173,7 +173,7 @@ class GridMasks(DetectorInterface, nn.Module):
 
         shapes = [backbone.output_shape()[name] for name in in_features]
         self.map_stride, self.stride = shapes[0].stride, shapes[1].stride
-        # At the start of training all scores are 1 %, and all masks are discs around their cells.
+        # At the start of training all scores are 1%, and all masks are discs around their cells.
         no_maps, disc = [0.0] * num_maps, [2.0, 0.0, -1.0, 0.0, -1.0]
         width = shapes[0].channels
         self.class_head = _tower(width, [-4.6] * num_classes, num_convs)

@@ -159,7 +159,7 @@ def _add_data(commands: Any) -> None:
     meaning += "follow as key=value"
     command.add_argument("--config-file", metavar="FILE", help=meaning)
     meaning = "maximum number of objects of a split that may be left out or cut to under half of "
-    meaning += "their box (default: 10, or 5 %% of the objects if that is more)"
+    meaning += "their box (default: 10, or 5%% of the objects if that is more)"
     command.add_argument("--max-faults", type=int, metavar="N", help=meaning)
     meaning = "treat annotations with iscrowd 1 as objects"
     command.add_argument("--crowds-are-objects", action="store_true", help=meaning)

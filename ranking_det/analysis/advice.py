@@ -112,7 +112,7 @@ def _on_sizes(numbers: DataStatistics) -> Iterator[str]:
 def _on_large_objects(numbers: DataStatistics) -> Iterator[str]:
     if numbers.input_sizes.low >= LARGE:
         yield (
-            f"95 % of the objects are larger than {numbers.input_sizes.low:.0f} px at the network "
+            f"95% of the objects are larger than {numbers.input_sizes.low:.0f} px at the network "
             "input: half the input size, which trains about four times as fast, may be enough."
         )
 

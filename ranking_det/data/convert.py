@@ -69,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     text = "accept images outside the folder of a data.yaml, or of the images of a COCO JSON"
     add("--allow-outside", text, action="store_true")
     text = "maximum number of faulty objects, and of faulty images, which are left out (default: "
-    text += "10, or 5 %% if that is more)"
+    text += "10, or 5%% if that is more)"
     add("--max-faults", text, type=int, metavar="N")
     add("--strict", "refuse a data set with any faulty object or image", action="store_true")
     return parser

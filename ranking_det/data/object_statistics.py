@@ -78,9 +78,9 @@ class Distribution:
 
     Attributes:
         minimum: the smallest value.
-        low: the 5 % quantile.
+        low: the 5% quantile.
         median: the median.
-        high: the 95 % quantile.
+        high: the 95% quantile.
         maximum: the largest value.
         mean: the mean.
         bins: the histogram.

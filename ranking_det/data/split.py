@@ -32,7 +32,7 @@ NEAR = 8
 """Two images count as copies if their hashes differ in at most this many of 64 bits.
 
 Measured on photographs of mushrooms and kudzu and on blood smears: augmentations by an annotation
-tool (flips, 2 % noise) differ in at most 2 bits. Copies with JPEG quality 30, half the size,
+tool (flips, 2% noise) differ in at most 2 bits. Copies with JPEG quality 30, half the size,
 another aspect ratio, brightness or contrast, or blur differ in at most 8. All 70,509 pairs of
 different images differ in 12 bits or more, except two exposures of the same view, which differ in
 4.

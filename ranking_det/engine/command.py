@@ -203,7 +203,7 @@ def _build_parser() -> argparse.ArgumentParser:
     }.items():
         group.add_argument(flag, action="store_true", help=text)
     text = "maximum number of objects of a file that may be left out or cut to under half of their "
-    text += "box (default: 10, or 5 %% of the objects if that is more)"
+    text += "box (default: 10, or 5%% of the objects if that is more)"
     group.add_argument("--max-faults", type=int, metavar="N", help=text)
 
     text = "maximum number of pixels of an image (default: 178956970, which protects against "

@@ -43,7 +43,7 @@ NUM_DECODED = 200
 """Images of a file that are decoded before training or evaluation, without --check-images."""
 
 MANY_CROWDS = 0.05
-"""Share of crowds above which a warning is logged; in COCO it is 1 %."""
+"""Share of crowds above which a warning is logged; in COCO it is 1%."""
 
 _OPTIONS = ("strict", "max_faults", "crowds_are_objects", "allow_outside")
 

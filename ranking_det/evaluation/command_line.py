@@ -67,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
         ):
             command.add_argument(flag, action="store_true", help=meaning)
         meaning = "maximum number of objects of the ground truth that may be left out or cut to "
-        meaning += "under half of their box (default: 10, or 5 %% of the objects if that is more)"
+        meaning += "under half of their box (default: 10, or 5%% of the objects if that is more)"
         command.add_argument("--max-faults", type=int, metavar="N", help=meaning)
         command.set_defaults(library=LIBRARIES[0])
         if rules == "coco":

@@ -43,7 +43,7 @@ _counts: ContextVar[_Counts | None] = ContextVar("score_counts", default=None)
 def watch_scores() -> Iterator[None]:
     """Count the boxes that pass the score threshold of any model; warn once on exit.
 
-    It warns if there is less than 1 detection per image, or if more than 30 % of all boxes pass
+    It warns if there is less than 1 detection per image, or if more than 30% of all boxes pass
     the threshold. Boxes of all levels are counted, before top-k and suppression, each by its best
     class. A threshold of 0 means no threshold, so all boxes may pass it.
 
@@ -98,7 +98,7 @@ def _warn(local: _Counts) -> None:
     share = sum(int(counts.passing) for counts in workers) / max(sum(c.boxes for c in workers), 1)
     if detections < MIN_DETECTIONS * images:
         logger.warning(
-            "%s is %g, which leaves only %.2f detections per image (%d images; %.3g %% of all "
+            "%s is %g, which leaves only %.2f detections per image (%d images; %.3g%% of all "
             "boxes pass it). %s",
             *(name, thresh, detections / images, images, 100 * share),
             "Lower it: the scores of ranking losses have no fixed scale, and 0 is right after a "
@@ -108,7 +108,7 @@ def _warn(local: _Counts) -> None:
         )
     elif thresh > 0 and share > MAX_SHARE:
         logger.warning(
-            "%s is %g, which %.0f %% of all boxes pass (%d images). Raise it: so many boxes cannot "
+            "%s is %g, which %.0f%% of all boxes pass (%d images). Raise it: so many boxes cannot "
             "all be objects, and they make NMS slow. Or set it to 0 to keep the best boxes of each "
             "image, whatever their scores.",
             *(name, thresh, 100 * share, images),

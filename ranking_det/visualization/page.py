@@ -12,8 +12,6 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-NO_BREAK = "\N{NO-BREAK SPACE}"
-
 
 def render(template: str, values: Mapping[str, Any]) -> str:
     """Render a page from a template of this folder.
@@ -66,18 +64,18 @@ def number(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share as a percentage: a whole number from 10 % on, else with one decimal place.
+    """Return a share as a percentage: a whole number from 10% on, else with one decimal place.
 
     Args:
         share: in [0, 1].
 
     Returns:
-        The text, with a no-break space.
+        The text.
 
-    >>> [percent(share).replace(NO_BREAK, " ") for share in (0.123, 0.0456, 0.0001, 0)]
-    ['12 %', '4.6 %', '< 0.1 %', '0 %']
+    >>> [percent(share) for share in (0.123, 0.0456, 0.0001, 0)]
+    ['12%', '4.6%', '<0.1%', '0%']
     """
     if 0 < share < 0.001:
-        return f"<{NO_BREAK}0.1{NO_BREAK}%"
+        return "<0.1%"
     digits = 0 if share >= 0.0995 or share == 0 else 1
-    return f"{100 * share:.{digits}f}{NO_BREAK}%"
+    return f"{100 * share:.{digits}f}%"

@@ -30,7 +30,7 @@ def positive_counts(*missed):
 
 def advice(numbers, positives=None, copies=NO_COPIES, left_out=0, **other_splits):
     lines = advise({"train": numbers} | other_splits, copies, positives, left_out, "shapes.py")
-    return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
+    return "\n".join(lines)
 
 
 def test_a_data_set_without_problems_gets_one_sentence():
@@ -40,23 +40,23 @@ def test_a_data_set_without_problems_gets_one_sentence():
 @pytest.mark.parametrize(
     ("numbers", "expected"),
     [
-        (statistics(side=5), "100 % of the objects are smaller than 8 px at the network input"),
-        (statistics(side=5), "At 1.5 times the input size it would be 100 %, at 2 times 0 %."),
-        (statistics(side=90), "95 % of the objects are larger than 90 px at the network input"),
+        (statistics(side=5), "100% of the objects are smaller than 8 px at the network input"),
+        (statistics(side=5), "At 1.5 times the input size it would be 100%, at 2 times 0%."),
+        (statistics(side=90), "95% of the objects are larger than 90 px at the network input"),
         (
             statistics(shape=(1, 5)),
-            "100 % of the boxes have one side more than 4 times as long as the other",
+            "100% of the boxes have one side more than 4 times as long as the other",
         ),
         (statistics(count=101), "An image has up to 101 objects, but 100 detections"),
         (statistics(classes="abc"), "Fewer than 10 objects of each of 3 classes (a, b, c)"),
         (statistics(classes=["a", *"bcdefg"], count=1), "6 classes (b, c, d, e, f, ...), so"),
-        (statistics(crowding=Crowding(4, 0, 0)), "20 % of the objects overlap another one"),
+        (statistics(crowding=Crowding(4, 0, 0)), "20% of the objects overlap another one"),
         (
             statistics(crowding=Crowding(0, 0, 3)),
             "3 pairs of boxes of the same class are nearly equal",
         ),
-        (statistics(crowds=5), "20 % of the annotations are crowds"),
-        (statistics(images=4, empty_images=3), "75 % of the images have no objects"),
+        (statistics(crowds=5), "20% of the annotations are crowds"),
+        (statistics(images=4, empty_images=3), "75% of the images have no objects"),
     ],
 )
 def test_each_problem_of_the_data_gets_a_sentence_of_advice(numbers, expected):
@@ -66,16 +66,16 @@ def test_each_problem_of_the_data_gets_a_sentence_of_advice(numbers, expected):
 @pytest.mark.parametrize(
     ("missed", "expected"),
     [
-        ((300, 9, 2, 0, 0), "have no positive, and at 0.75 times the size 0.9 %: the anchors and"),
-        ((300, 40, 10, 0, 0), "1.0 % of the objects have no positive: the anchors and the"),
+        ((300, 9, 2, 0, 0), "have no positive, and at 0.75 times the size 0.9%: the anchors and"),
+        ((300, 40, 10, 0, 0), "1.0% of the objects have no positive: the anchors and the"),
         ((900, 700, 400, 90, 80), "from them; at 1.5 times the size, 150 × 120 px, it would be 9"),
         (
             (900, 700, 400, 300, 80),
-            "at 2 times the size, 200 × 160 px, it would be 8.0 % (in the config, set the sizes",
+            "at 2 times the size, 200 × 160 px, it would be 8.0% (in the config, set the sizes",
         ),
-        ((900, 900, 800, 800, 700), "even at 2 times the size it would be 70 %, so cut the images"),
+        ((900, 900, 800, 800, 700), "even at 2 times the size it would be 70%, so cut the images"),
         ((80, 80, 80, 90, 95), "no larger input helps, so use other anchors"),
-        ((20, 90, 400, 500, 600), "at 0.75 times the size, 75 × 60 px, it would be 9.0 %"),
+        ((20, 90, 400, 500, 600), "at 0.75 times the size, 75 × 60 px, it would be 9.0%"),
     ],
 )
 def test_the_advice_names_the_input_size_that_helps(missed, expected):

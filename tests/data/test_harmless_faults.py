@@ -393,8 +393,8 @@ def content_with_faults(count, total, box=(2, 2, 0, 4)):
     [
         (10, 11, True),  # at most 10
         (11, 12, False),
-        (11, 219, False),  # 5.02 %
-        (11, 220, True),  # 5 %
+        (11, 219, False),  # 5.02%
+        (11, 220, True),  # 5%
         (12, 239, False),
         (25, 500, True),
         (26, 500, False),

@@ -282,7 +282,7 @@ def test_only_programming_errors_have_a_traceback_in_the_log(error, line, tmp_pa
 @pytest.mark.parametrize("name", ["faster_rs", "cascade_rs"])
 @pytest.mark.parametrize(
     ("thresh", "message"),
-    [(0.1, "is 0.1, which 100 % of all boxes pass"), (0.9, "leaves only 0.00"), (0.0, None)],
+    [(0.1, "is 0.1, which 100% of all boxes pass"), (0.9, "leaves only 0.00"), (0.0, None)],
 )
 def test_an_unsuitable_score_threshold_of_an_rcnn_gives_a_warning(name, thresh, message, caplog):
     cfg = load(f"quick/{name}.py").model
@@ -339,8 +339,8 @@ LOW, HIGH = -6.0, 2.0
         (0, {}, r"is 0.05, which leaves only 0\.00 detections per image \(4 images.* Lower it"),
         (1, {}, None),
         (3, {}, None),
-        (4, {}, r"is 0.05, which 40 % of all boxes pass \(4 images\)\. Raise it"),
-        (4, {"topk": 1}, "40 % of all boxes pass"),  # counted before top-k
+        (4, {}, r"is 0.05, which 40% of all boxes pass \(4 images\)\. Raise it"),
+        (4, {"topk": 1}, "40% of all boxes pass"),  # counted before top-k
         (10, {"score_thresh": 0.0}, None),  # 0 disables the threshold
         (1, {"score_thresh": 0.9}, r"is 0\.9, which leaves only 0\.00"),
     ],

@@ -256,7 +256,7 @@ def test_prior_prob_is_the_initial_score():
 
 
 @pytest.mark.parametrize(
-    ("thresh", "message"), [(0.1, "which 100 % of all boxes pass"), (0.99, "leaves only 0.00")]
+    ("thresh", "message"), [(0.1, "which 100% of all boxes pass"), (0.99, "leaves only 0.00")]
 )
 def test_an_unsuitable_score_threshold_is_logged(thresh, message, caplog):
     heads = build(box_predictor__test_score_thresh=thresh).eval()

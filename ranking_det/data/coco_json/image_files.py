@@ -247,7 +247,7 @@ def find_images(
         max_headers: maximum number of headers to open, evenly spread, to compare the sizes; 0 to
             open none.
         max_decoded: maximum number of images to decode, evenly spread; 0 to decode none.
-        max_faults: maximum number of unreadable images, >= 0; None for 10, or 5 % of the opened
+        max_faults: maximum number of unreadable images, >= 0; None for 10, or 5% of the opened
             images if that is more.
         strict: refuse any unreadable image.
 

@@ -55,7 +55,7 @@ class ReadOptions:
     Attributes:
         strict: refuse any object that would be left out or corrected.
         max_faults: maximum number of objects of a file that may be left out or cut to under half of
-            their box, >= 0; None for 10, or 5 % of the objects if that is more.
+            their box, >= 0; None for 10, or 5% of the objects if that is more.
         crowds_are_objects: treat annotations with ``iscrowd`` 1 as objects.
         allow_outside: accept images outside the image folder.
         masks: check the masks. Without this, masks must not be used.

@@ -3,8 +3,8 @@
 A class is a shape with a filling. Categories have LVIS's `frequency`: r(are), c(ommon) or
 f(requent), by the number of training images that contain them. LVIS sets the limits at 10 and 100
 of its 100,000 training images. A set of 1,000 images needs larger shares for a similar
-distribution, so the limits here are 1 % and 3 % of the training images. By default, 23 % of the
-categories are r, 46 % c and 31 % f (LVIS: 28, 38 and 34 %). As in LVIS, the validation file repeats
+distribution, so the limits here are 1% and 3% of the training images. By default, 23% of the
+categories are r, 46% c and 31% f (LVIS: 28, 38 and 34%). As in LVIS, the validation file repeats
 the categories with their training counts.
 
 The annotation is federated, as in LVIS (A. Gupta, P. Dollár, R. Girshick: LVIS, CVPR 2019,

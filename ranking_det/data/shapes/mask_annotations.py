@@ -9,7 +9,7 @@ from ranking_det.data.shapes.paint import SUPERSAMPLING, Window
 def remove_small_pieces(mask: np.ndarray) -> np.ndarray:
     """Remove pieces of a mask that are too small for an annotator to outline; fill small holes.
 
-    A piece of less than 2 square pixels or 1 % of the mask is removed, unless it is the largest. A
+    A piece of less than 2 square pixels or 1% of the mask is removed, unless it is the largest. A
     hole of less than 1 square pixel is filled.
 
     Args:
