@@ -28,10 +28,10 @@ def train(
     Args:
         config: path of a LazyConfig, relative to the root of the repository.
         folder: output folder.
-        flags: further flags of ``train_net.py``.
+        flags: extra flags of ``train_net.py``.
         overrides: overrides of config keys.
-        seed: seed of the training.
-        quiet: print nothing.
+        seed: random seed.
+        quiet: discard standard output.
 
     Returns:
         The minutes that training and evaluation took, and the metrics.

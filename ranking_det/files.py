@@ -32,7 +32,7 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"{path}: expected a folder that can be written to, got an error: {error.strerror}"
+            f"{path}: expected a writable folder, got an error: {error.strerror}"
         ) from error
 
 

@@ -1,6 +1,6 @@
 """Faster R-CNN, CARAFE FPN, max-IoU, Rank & Sort Loss: ResNet-101 with DCN, 36 epochs on COCO.
 
-Published AP 47.6, trained multi-scale: RS-Faster R-CNN+ with R-101-DCN in table S10 of the
+Published AP 47.6, with multi-scale training: RS-Faster R-CNN+ with R-101-DCN in table S10 of the
 supplement of Oksuz et al., ICCV 2021.
 """
 

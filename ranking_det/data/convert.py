@@ -134,7 +134,7 @@ def _check_output(output: str, source: str) -> None:
     if not output:
         raise UserError(f"--output: expected a folder, got {output!r}")
     if os.path.lexists(output):
-        raise UserError(f"--output {output} exists; give another folder, or remove it")
+        raise UserError(f"--output {output} already exists; remove it or choose another folder")
     # Otherwise the source would later have annotations of two formats.
     output_path, root = os.path.realpath(output), os.path.realpath(source)
     if os.path.isdir(source) and os.path.commonpath([output_path, root]) == root:

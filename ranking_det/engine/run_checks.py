@@ -447,10 +447,11 @@ def check_categories(name: str, records: Iterable[dict[str, Any]]) -> None:
             index = annotation.get("category_id")
             is_known = isinstance(index, Real) and 0 <= index < len(classes)
             if not is_known and not annotation.get("iscrowd", 0):
+                last = len(classes) - 1
+                expected = f"a category_id from 0 to {last}" if last else "category_id 0"
                 raise UserError(
                     f"the data set {name!r}: annotation {i} of the image "
-                    f"{record.get('file_name')!r}: expected a category_id from 0 to "
-                    f"{len(classes) - 1}, got {show(index)}"
+                    f"{record.get('file_name')!r}: expected {expected}, got {show(index)}"
                 )
 
 

@@ -26,7 +26,7 @@ MIN_SCORE = 0.3
 """D-ECE counts the detections with at least this score."""
 
 MIN_DETECTIONS = 50
-"""A class with fewer detections has no calibrator of its own: it uses that of all classes."""
+"""A class with fewer detections uses the calibrator that is fitted to all classes."""
 
 TIE_BREAK = 1e-6
 """Share of the raw score in a calibrated score, which keeps the order within a plateau."""
@@ -38,7 +38,7 @@ class Reliability(NamedTuple):
     Attributes:
         count: (B,) int64, number of detections.
         score: (B,) mean score of the detections; NaN in an empty bin.
-        target: (B,) what this mean should be, such as the precision; NaN in an empty bin.
+        target: (B,) what the mean score should be, such as the precision; NaN in an empty bin.
     """
 
     count: np.ndarray
@@ -108,8 +108,8 @@ def calibration_errors(
     """Compute calibration errors: D-ECE, LaECE, LaECE_0 and LaACE_0, of all classes and of each.
 
     D-ECE compares scores with precision. LaECE compares them with precision x mean IoU of the true
-    positives, which is the mean IoU of all detections if that of a false positive is 0. LaECE_0
-    matches at any IoU above 0 instead of ``tau``; in LaACE_0 each detection is its own bin.
+    positives, which is the mean IoU of all detections if a false positive counts as IoU 0.
+    LaECE_0 matches at any IoU above 0 instead of ``tau``; in LaACE_0 each detection is its own bin.
 
     Args:
         detections: the detections, with raw or calibrated scores.
@@ -128,8 +128,8 @@ def calibration_errors(
     at_tau_rows, at_zero_rows = (selected & ~matches.ignored for matches in (at_tau, at_zero))
 
     def diagrams(counted: np.ndarray, targets: np.ndarray) -> list[Reliability]:
-        of_classes = rows_by_class(detections, counted)
-        return [reliability(scores[rows], targets[rows], num_bins) for rows in of_classes]
+        rows_of_classes = rows_by_class(detections, counted)
+        return [reliability(scores[rows], targets[rows], num_bins) for rows in rows_of_classes]
 
     gaps = np.abs(scores - at_zero.iou)
     errors = {

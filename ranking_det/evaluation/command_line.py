@@ -138,7 +138,7 @@ def check_outputs(inputs: Mapping[str, str], outputs: Mapping[str, str | None]) 
             raise UserError(f"{flag}: expected a file, got {path!r}")
         final = Path(path).resolve()
         if not os.access(final.parent, os.W_OK | os.X_OK) or not final.parent.is_dir():
-            raise UserError(f"{flag} {path}: {final.parent} is not a folder that can be written to")
+            raise UserError(f"{flag} {path}: {final.parent} is not a writable folder")
         partial = partial_path(final)
         if len(os.fsencode(partial.name)) > os.pathconf(final.parent, "PC_NAME_MAX"):
             raise UserError(f"{flag} {path}: no file can have the name {partial.name}")

@@ -1,4 +1,4 @@
-"""IoUs of detections with objects of other classes, for confusion matrices and kinds of errors.
+"""IoUs between detections and objects of other classes, for confusion matrices and error types.
 
 The IoUs within classes are in :class:`ranking_det.evaluation.matching.Detections`.
 """
@@ -36,8 +36,8 @@ def cross_class_overlaps(
         min_iou: minimum IoU, in (0, 1].
 
     Returns:
-        The pairs of a detection and an object of the same image and of different classes, without
-        crowds.
+        Pairs of a detection and a non-crowd object in the same image, of different classes and
+        with an IoU of at least ``min_iou``.
     """
     objects = detections.objects
     counted = np.flatnonzero(~objects.crowd)
@@ -66,8 +66,8 @@ def cross_class_overlaps(
             ious = mask_util.iou(
                 _take(shapes, block), _take(object_shapes, targets), [False] * len(targets)
             )
-            other = detections.label[block][:, None] != objects.label[counted[targets]]
-            row, column = np.nonzero(other & (ious >= min_iou))
+            other_class = detections.label[block][:, None] != objects.label[counted[targets]]
+            row, column = np.nonzero(other_class & (ious >= min_iou))
             parts.append((block[row], counted[targets[column]], ious[row, column]))
     detection, target, iou = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.lexsort((target, detection))

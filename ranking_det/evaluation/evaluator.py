@@ -95,7 +95,7 @@ class DetectionEvaluator(DatasetEvaluator):
         self.image_ids = {image["id"] for image in annotations.images}
         self.masks = annotations.masks and ground_truth.has_masks(self.ground_truth)
         if self.annotated and not self.masks and "segm" in (tasks or ()):
-            text = "no annotation has a 'segmentation', which masks need"
+            text = "no annotation has a valid 'segmentation'"
             raise UserError(f"{annotations.path}: {text}")
         self.fitted: FittedScores | None = None
         self.category_of, self.classes, self.num_classes = _classes(metadata, annotations)
@@ -190,7 +190,7 @@ class DetectionEvaluator(DatasetEvaluator):
         for section, key in (("images", "id"), ("annotations", "image_id")):
             truth[section] = [entry for entry in truth[section] if entry[key] not in unreadable]
         left_out = len(self.ground_truth["annotations"]) - len(truth["annotations"])
-        text = "%d of %d images cannot be read: they and their %s do not count in AP"
+        text = "%d of %d images cannot be read; AP excludes %s in unreadable images"
         objects = counted(left_out, "object", "objects")
         logger.warning(text, len(unreadable), len(self.image_ids), objects)
         return truth

@@ -47,7 +47,7 @@ def read_ground_truth(
     content = complete_for_evaluation(annotations.content)
     if masks:
         if content["annotations"] and not has_masks(content):
-            raise UserError(f"{path}: no annotation has a 'segmentation', which masks need")
+            raise UserError(f"{path}: no annotation has a valid 'segmentation'")
         fill_masks(content)
     return content, reader.summarize(annotations, options).notes
 

@@ -1,4 +1,4 @@
-"""Precision and IoUs from faster-coco-eval or pycocotools, which match detections with objects.
+"""Run COCO or LVIS evaluation with faster-coco-eval or pycocotools: precision and IoUs.
 
 T = 10 IoU thresholds (.50, .55 to .95), R = 101 recalls (0, .01 to 1), K classes in the order of
 their ids, A = 4 ranges of the area in square pixels (all, up to 32 x 32, up to 96 x 96, above), as
@@ -20,7 +20,7 @@ from ranking_det.user_errors import UserError
 Library = Literal["faster-coco-eval", "pycocotools"]
 
 PAIRS = 500_000
-"""The number of (image, class) pairs in one call of faster-coco-eval. A million pairs take more
+"""Maximum number of (image, class) pairs in one call of faster-coco-eval. A million pairs take more
 than 1 GB, and LVIS has 24 million: 19,809 images x 1,203 classes."""
 
 
@@ -29,8 +29,8 @@ class Evaluation(NamedTuple):
 
     Attributes:
         precision: (T, R, K, A) interpolated precision in [0, 1]; -1 where there are no objects.
-        ious: by (image id, category id), the (D, G) IoU of the detections, by descending score,
-            with the objects; only where there are both.
+        ious: maps (image id, category id) to the (D, G) IoUs between the detections, in descending
+            order of score, and the objects. Pairs without detections or objects have no entry.
     """
 
     precision: np.ndarray
@@ -38,14 +38,14 @@ class Evaluation(NamedTuple):
 
 
 def check_library(library: Library, *, lvis: bool) -> None:
-    """Check that an evaluation library is installed and supports the rules.
+    """Check that an evaluation library is installed and supports COCO's or LVIS's rules.
 
     Args:
         library: "faster-coco-eval" or "pycocotools".
         lvis: whether LVIS's rules are needed.
 
     Raises:
-        UserError: it is unknown or not installed, or does not support LVIS's rules.
+        UserError: the library is unknown or not installed, or does not support LVIS's rules.
     """
     modules = {"faster-coco-eval": "faster_coco_eval", "pycocotools": "pycocotools"}
     if library not in modules:
@@ -82,10 +82,10 @@ def evaluate(
         iou_type: "bbox" or "segm".
         ids: K category ids, ascending.
         max_dets: maximum number of detections of a class per image, >= 1.
-        lvis: whether the annotation is federated (A. Gupta, P. Dollár, R. Girshick: LVIS, CVPR
-            2019, section 2). Then a detection is ignored if its class is neither among the objects
-            nor in ``neg_category_ids`` of its image, or if it is unmatched and its class is in
-            ``not_exhaustive_category_ids``.
+        lvis: whether the data set is federated, as LVIS is (A. Gupta, P. Dollár, R. Girshick: LVIS,
+            CVPR 2019, section 2). Then a detection is ignored if its class is neither annotated in
+            the image nor in the image's ``neg_category_ids``, or if it is unmatched and its class
+            is in the image's ``not_exhaustive_category_ids``.
 
     Returns:
         The precision and the IoUs.

@@ -28,7 +28,7 @@ COMPONENTS = {
 """Nodes under MODEL and their default NAME."""
 
 NUM_CLASSES_KEYS = ("MODEL.RETINANET.NUM_CLASSES", "MODEL.ROI_HEADS.NUM_CLASSES")
-"""Keys of Detectron2's yaml configs for the number of classes of objects."""
+"""Keys of Detectron2's yaml configs for the number of object classes."""
 
 
 def add_ranking_config(cfg: CfgNode) -> None:
@@ -41,8 +41,9 @@ def add_ranking_config(cfg: CfgNode) -> None:
     are built. There is no default criterion.
 
     All models:
-        SOLVER.EPOCHS and SOLVER.REFERENCE_BATCH: length of the run in epochs, and the batch
-        size for which the learning rate and the iterations are written; 0 for a fixed schedule.
+        SOLVER.EPOCHS: length of the run in epochs; 0 for the length in SOLVER.MAX_ITER.
+        SOLVER.REFERENCE_BATCH: the batch size that the config's learning rate and iterations
+        assume; 0 to keep them with any batch size.
         MODEL.BACKBONE.NAME may be build_resnet_carafe_fpn_backbone. It reads the keys of
         build_resnet_fpn_backbone, except MODEL.FPN.FUSE_TYPE.
 
@@ -58,9 +59,9 @@ def add_ranking_config(cfg: CfgNode) -> None:
         losses have no effect, except MODEL.RPN.LOSS_WEIGHT.
         With masks, MODEL.MASK_CRITERION is the mask loss that is added to MODEL.CRITERION.
         MODEL.ROI_MASK_HEAD.MAX_ROIS and MODEL.ROI_HEADS.CONTINUOUS_LABEL are arguments of
-        :class:`StagedROIHeads`. A cascade has a mask head in every stage, or with
-        MODEL.ROI_MASK_HEAD.EVERY_STAGE False only in the first, like Detectron2's Cascade Mask
-        R-CNN.
+        :class:`StagedROIHeads`. A cascade has a mask head in every stage. If
+        MODEL.ROI_MASK_HEAD.EVERY_STAGE is False, only the first stage has one, as in Detectron2's
+        Cascade Mask R-CNN.
 
     Args:
         cfg: a Detectron2 config, which is changed in place.
@@ -95,7 +96,7 @@ def learns_masks(cfg: CfgNode) -> bool:
         cfg: a Detectron2 config.
 
     Returns:
-        True if it does.
+        True if the model needs masks.
     """
     interface = _interface(cfg)
     key = interface.masks_key

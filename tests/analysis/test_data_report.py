@@ -1,3 +1,5 @@
+"""The data report: ``python -m ranking_det.analysis data``."""
+
 import csv
 import json
 import os

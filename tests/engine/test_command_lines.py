@@ -1,4 +1,4 @@
-"""Wrong command lines of every program: one line, exit status 2, and no file touched."""
+"""Invalid command lines of every program: one line, exit status 2, and no file touched."""
 
 import hashlib
 import importlib
@@ -47,7 +47,7 @@ WORDS = {
 """The abbreviations in command_lines.txt."""
 
 
-REGISTERED = """
+REGISTERED_CONFIG = """
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..configs.shapes.quick.retinanet_atss_rs import dataloader, lr_multiplier, model, optimizer
@@ -89,13 +89,13 @@ def write_json(path, content):
 
 
 def coco_file(path, change=None, names=("0.jpg", "1.jpg", "2.jpg")):
-    """Write a COCO JSON, after a change of its content."""
+    """Write a COCO JSON file, optionally with changed content."""
     content = coco_content(names)
     write_json(path, content if change is None else change(content) or content)
 
 
 def for_each_box(change):
-    """Return the change of a COCO JSON that changes each of its boxes."""
+    """Return a function that applies ``change`` to every box of a COCO JSON."""
 
     def change_all(content):
         for annotation in content["annotations"]:
@@ -105,7 +105,7 @@ def for_each_box(change):
 
 
 def set_all(key, **values):
-    """Return the change of a COCO JSON that sets values in all its images or annotations."""
+    """Return a function that sets values in every image or annotation."""
     return lambda content: [entry.update(values) for entry in content[key]] and None
 
 
@@ -181,8 +181,8 @@ def write_configs(root):
         "import.py": "from torchvison import models\n",
         "half.py": "model = dict(a=1)\n",
         "linear.py": MODULE,
-        "registered.py": REGISTERED.format(split="train"),
-        "registered_val.py": REGISTERED.format(split="test"),
+        "registered.py": REGISTERED_CONFIG.format(split="train"),
+        "registered_val.py": REGISTERED_CONFIG.format(split="test"),
         "empty.py": "",
         "empty.yaml": "",
         "tab.yaml": "SOLVER:\n\tMAX_ITER: 5\n",
@@ -205,9 +205,9 @@ def write_weights(path):
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory):
+def workspace(tmp_path_factory):
     """A folder with configs, data sets, weights and images, intact and damaged."""
-    root = tmp_path_factory.mktemp("workplace")
+    root = tmp_path_factory.mktemp("workspace")
     (root / "configs").symlink_to(ROOT / "configs")
     prepare_shapes(root / "datasets", train=6, val=2, size=64)
     write_data_sets(root)
@@ -260,12 +260,12 @@ def call_program(line, folder):
         return stop.code
 
 
-def check_refusal(line, message, workplace, datasets="datasets"):
+def check_rejection(line, message, workspace, datasets="datasets"):
     """Run a command line, and check its exit status, its message and the files."""
-    environment = os.environ | {"DETECTRON2_DATASETS": str(workplace / datasets)}
-    before = state_of(workplace)
-    completed = run_function(call_program, line, workplace, environment=environment)
-    after = state_of(workplace)
+    environment = os.environ | {"DETECTRON2_DATASETS": str(workspace / datasets)}
+    before = state_of(workspace)
+    completed = run_function(call_program, line, workspace, environment=environment)
+    after = state_of(workspace)
     assert completed.value == 2, completed
     # The usage and a list of faults are indented.
     rows = [row for row in completed.stderr.splitlines() if not row.startswith((" ", "usage: "))]
@@ -275,8 +275,8 @@ def check_refusal(line, message, workplace, datasets="datasets"):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("line", LINES)
-def test_a_wrong_command_line_gives_one_line_and_touches_no_file(line, workplace):
-    check_refusal(line, LINES[line], workplace)
+def test_an_invalid_command_line_gives_one_line_and_touches_no_file(line, workspace):
+    check_rejection(line, LINES[line], workspace)
 
 
 @pytest.mark.slow
@@ -306,8 +306,10 @@ def test_a_wrong_command_line_gives_one_line_and_touches_no_file(line, workplace
     ],
 )
 @pytest.mark.parametrize("datasets", ["datasets", "none"])
-def test_a_wrong_part_is_refused_before_the_data_are_written(options, message, datasets, workplace):
-    check_refusal(f"train_net.py {options}", message, workplace, datasets)
+def test_a_wrong_part_is_rejected_before_the_data_are_written(
+    options, message, datasets, workspace
+):
+    check_rejection(f"train_net.py {options}", message, workspace, datasets)
 
 
 @pytest.mark.slow
@@ -327,7 +329,7 @@ def test_a_wrong_part_is_refused_before_the_data_are_written(options, message, d
         "analysis data voc --output locked",
     ],
 )
-def test_a_command_line_without_file_permissions_gives_one_line(line, workplace):
-    if os.access(workplace / "locked.json", os.R_OK):
+def test_a_command_line_without_file_permissions_gives_one_line(line, workspace):
+    if os.access(workspace / "locked.json", os.R_OK):
         pytest.skip("this user may read and write everything")
-    check_refusal(line, "locked", workplace)
+    check_rejection(line, "locked", workspace)

@@ -1,4 +1,4 @@
-"""R-CNNs train and evaluate on degenerate data without a crash."""
+"""R-CNNs train and evaluate on degenerate data; class ids out of range raise UserError."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ CASES = {
 
 
 @pytest.fixture
-def records(tmp_path):
+def register_images(tmp_path):
     """A function that registers images with objects and returns Detectron2's dicts."""
 
     def register(objects):
@@ -64,8 +64,10 @@ def records(tmp_path):
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", ["mask_rs", "cascade_rs", "cascade_mask"])
-def test_an_rcnn_of_one_class_trains_and_evaluates_on_degenerate_objects(name, case, records):
-    dicts = records(CASES[case])
+def test_an_rcnn_with_one_class_trains_and_evaluates_on_degenerate_objects(
+    name, case, register_images
+):
+    dicts = register_images(CASES[case])
     cfg = load_masked_cascade() if name == "cascade_mask" else load(f"quick/{name}.py").model
     cfg.roi_heads.num_classes = 1
     torch.manual_seed(0)
@@ -93,14 +95,17 @@ def test_an_rcnn_of_one_class_trains_and_evaluates_on_degenerate_objects(name, c
 
 @pytest.mark.parametrize("index", [1, -1])
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_a_class_out_of_range_in_a_registered_set_names_the_image(split, index, records):
+def test_the_error_for_an_out_of_range_class_in_a_registered_set_names_the_image(
+    split, index, register_images
+):
     box = {"bbox": [8, 8, 40, 30], "bbox_mode": BoxMode.XYXY_ABS, "iscrowd": 0}
-    dicts = records([[{**box, "category_id": 0}], [{**box, "category_id": i} for i in (0, index)]])
+    objects = [[{**box, "category_id": 0}], [{**box, "category_id": i} for i in (0, index)]]
+    dicts = register_images(objects)
     config = load_config(
         str(ROOT / "configs/shapes/quick/retinanet_atss_rs.py"),
         [f"dataloader.{split}.dataset.names={NAME}"],
     )
-    expected = rf"annotation 1 of the image '{dicts[1]['file_name']}': expected a category_id from "
+    expected = rf"annotation 1 of the image '{dicts[1]['file_name']}': expected category_id 0"
     read = config.records if split == "train" else lambda: config.test_loader(NAME)
-    with pytest.raises(UserError, match=rf"^the data set '{NAME}': {expected}0 to 0, got {index}$"):
+    with pytest.raises(UserError, match=rf"^the data set '{NAME}': {expected}, got {index}$"):
         read()

@@ -22,7 +22,8 @@ OPTIONS = [
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    return shapes_environment(tmp_path_factory, train=8, val=5)  # odd: an unequal share
+    # The number of validation images is odd, so the processes get unequal shares.
+    return shapes_environment(tmp_path_factory, train=8, val=5)
 
 
 def results(folder):
@@ -30,7 +31,7 @@ def results(folder):
 
 
 def train(folder, environment, *launcher, flags=()):
-    """Train by train_net.py with a launcher; return the results."""
+    """Run train_net.py through a launcher; return its results."""
     options = [*flags, *OPTIONS, f"train.output_dir={folder}"]
     completed = subprocess.run(
         [sys.executable, *launcher, "train_net.py", "--config-file", CONFIG, *options],
@@ -40,13 +41,13 @@ def train(folder, environment, *launcher, flags=()):
         text=True,
     )
     assert completed.returncode == 0, completed.stderr[-3000:]
-    # Detectron2 causes warnings of torch that no user can fix.
+    # train_net.py must hide the torch warnings that Detectron2 triggers; users cannot fix them.
     assert "Warning" not in completed.stderr
     assert completed.stdout.strip().splitlines()[-1] == str(folder)
     return results(folder)
 
 
-def test_two_processes_give_the_results_of_one_process_and_of_torchruns_variables(
+def test_two_processes_match_one_process_and_processes_with_torchrun_variables(
     environment, tmp_path
 ):
     two = train(tmp_path / "two", environment, flags=["--num-gpus", "2"])
@@ -62,9 +63,11 @@ def test_two_processes_give_the_results_of_one_process_and_of_torchruns_variable
     processes = []
     for rank in "01":
         (tmp_path / rank).mkdir()
-        ranked = environment | variables | {"RANK": rank, "LOCAL_RANK": rank}
+        rank_environment = environment | variables | {"RANK": rank, "LOCAL_RANK": rank}
         processes.append(
-            start_function(call_main, [command], folder=tmp_path / rank, environment=ranked)
+            start_function(
+                call_main, [command], folder=tmp_path / rank, environment=rank_environment
+            )
         )
     for process in processes:
         process.join()

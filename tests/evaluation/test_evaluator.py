@@ -1,4 +1,4 @@
-"""The evaluator through Detectron2's interface."""
+"""DetectionEvaluator, called as Detectron2 calls an evaluator."""
 
 import json
 import logging
@@ -80,7 +80,7 @@ def test_objects_in_unreadable_images_do_not_count_as_missed(register, caplog):
     evaluator.process([{"image_id": 2, "unreadable": "truncated"}], [{"instances": None}])
     with caplog.at_level(logging.WARNING):
         assert evaluator.evaluate()["bbox"]["AP-rare"] == pytest.approx(100)
-    assert "1 of 2 images cannot be read: they and their 1 object do not count in AP" in caplog.text
+    assert "1 of 2 images cannot be read; AP excludes 1 object in unreadable images" in caplog.text
     evaluator.reset()
     feed(evaluator, DETECTIONS)
     assert evaluator.evaluate()["bbox"]["AP-rare"] < 99
@@ -107,7 +107,7 @@ def test_masks_are_evaluated_if_the_model_and_the_data_set_have_them(register, c
     with caplog.at_level(logging.WARNING):
         assert list(evaluator.evaluate()) == ["bbox"]
     assert "The data set has no masks: only boxes are evaluated" in caplog.text
-    with pytest.raises(UserError, match="no annotation has a 'segmentation'"):
+    with pytest.raises(UserError, match="no annotation has a valid 'segmentation'"):
         DetectionEvaluator(NAME, tasks=["segm"])
 
 
@@ -141,9 +141,11 @@ def test_the_metrics_equal_those_of_detectron2s_evaluator(register, tmp_path, li
     assert list(results[0]) == list(results[1]) == ["bbox", "segm"]
     for task, metrics in results[0].items():
         # Detectron2 has no LRP.
-        ours = {k: v for k, v in results[1][task].items() if not k.startswith(("oLRP", "thresh"))}
-        assert list(ours) == list(metrics)
-        assert ours == pytest.approx(metrics, abs=1e-9, nan_ok=True)
+        common_metrics = {
+            k: v for k, v in results[1][task].items() if not k.startswith(("oLRP", "thresh"))
+        }
+        assert list(common_metrics) == list(metrics)
+        assert common_metrics == pytest.approx(metrics, abs=1e-9, nan_ok=True)
 
 
 def test_no_images_no_annotations_and_no_detections_are_distinguished(register, caplog, tmp_path):
@@ -221,7 +223,7 @@ def test_the_log_names_the_maximum_number_of_detections(register, caplog):
 def test_the_masks_of_the_ground_truth_are_validated_before_inference(register):
     broken_mask = {"segmentation": {"size": [SIDE, SIDE], "counts": "no RLE"}}
     register(ground_truth((1, A, BOX, broken_mask)))
-    with pytest.raises(UserError, match="no annotation has a 'segmentation'"):
+    with pytest.raises(UserError, match="no annotation has a valid 'segmentation'"):
         DetectionEvaluator(NAME, tasks=["segm"])
     evaluator = DetectionEvaluator(NAME, tasks=["bbox"])
     feed(evaluator, [(1, 0, BOX, 0.5)])

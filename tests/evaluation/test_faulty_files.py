@@ -191,7 +191,7 @@ def test_result_masks_must_be_compressed_rle_of_the_image_size(files, tmp_path, 
     check_rejected(files, "result[0]: 'segmentation': expected an object, got [[1, 1", capsys)
     content = ground_truth((1, A, BOX, {"segmentation": []}))
     files["--ground-truth"] = write(tmp_path / "gt.json", content)
-    check_rejected(files, "no annotation has a 'segmentation'", capsys)
+    check_rejected(files, "no annotation has a valid 'segmentation'", capsys)
 
 
 CUT_COUNTS = mask(BOX)["counts"][:-1]

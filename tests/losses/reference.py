@@ -79,7 +79,7 @@ def average_precision(
     """AP Loss with the error-driven update (equation 7), and its variants (appendix 1 to 3).
 
     Returns the value and the gradient. The two sigmoid distances leave out pairs below the
-    published cut-off of -4 / lam.
+    published cutoff of -4 / lam.
     """
 
     def above(d):

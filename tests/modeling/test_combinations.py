@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ranking_det import criteria as L
+from ranking_det import criteria
 from ranking_det.assigners import ATSS, BACKGROUND, FCOS, PAA, Assignment, MaxIoU, NormalizedPAA
 from ranking_det.modeling.part_checks import check_dense_parts
 from tests.modeling.cases import load, make_batch
@@ -29,35 +29,45 @@ ASSIGNERS = {
 
 
 def rank(classification, **options):
-    return L.Criterion(classification=classification, **options)
+    return criteria.Criterion(classification=classification, **options)
 
 
 def baseline(classification, **options):
-    return rank(classification, normalizer=L.PositiveCount(), **options)
+    return rank(classification, normalizer=criteria.PositiveCount(), **options)
 
 
 CRITERIA = {
-    "focal": lambda: baseline(L.Focal()),
+    "focal": lambda: baseline(criteria.Focal()),
     "focal_smooth_l1": lambda: baseline(
-        L.Focal(), localization=L.SmoothL1(weights=(10.0, 10.0, 5.0, 5.0))
+        criteria.Focal(), localization=criteria.SmoothL1(weights=(10.0, 10.0, 5.0, 5.0))
     ),
-    "focal_branch": lambda: baseline(L.Focal(), branch=L.BranchLoss(L.CenternessWeight())),
-    "qfl": lambda: baseline(L.QualityFocal()),
-    "vfl": lambda: baseline(L.Varifocal()),
-    "rs": lambda: rank(L.RankSort()),
-    "ap": lambda: rank(L.AveragePrecision()),
-    "ap_sigmoid": lambda: rank(L.AveragePrecision(distance="sigmoid")),
-    "ap_cross_entropy": lambda: rank(L.AveragePrecision(distance="cross_entropy")),
-    "ap_negatives": lambda: rank(L.AveragePrecision(balance="negatives")),
-    "alrp": lambda: L.ALRPCriterion(balance=L.HistoryBalance(period=5)),
-    "ape": lambda: rank(L.APE()),
-    "rankdet": lambda: rank(L.RankDet(), rank_scope="image"),
-    "rankdet_ohem": lambda: rank(L.RankDet(negatives="ohem", distance="logistic", alpha=5.0)),
-    "rankdet_global": lambda: rank(L.RankDet(class_weight=0.0, iou_weight=0.0, reweight=False)),
-    "rankdet_merged": lambda: rank(L.RankDet(merge_levels=True, iou_gradient="none")),
-    "rankdet_both": lambda: rank(L.RankDet(iou_gradient="both", distance="sigmoid")),
-    "rankdet_branch": lambda: rank(L.RankDet(), branch=L.BranchLoss(L.CenternessWeight())),
-    "stages": lambda: L.CriterionSchedule([baseline(L.Focal()), rank(L.RankSort())], [0.5, 0.5], 2),
+    "focal_branch": lambda: baseline(
+        criteria.Focal(), branch=criteria.BranchLoss(criteria.CenternessWeight())
+    ),
+    "qfl": lambda: baseline(criteria.QualityFocal()),
+    "vfl": lambda: baseline(criteria.Varifocal()),
+    "rs": lambda: rank(criteria.RankSort()),
+    "ap": lambda: rank(criteria.AveragePrecision()),
+    "ap_sigmoid": lambda: rank(criteria.AveragePrecision(distance="sigmoid")),
+    "ap_cross_entropy": lambda: rank(criteria.AveragePrecision(distance="cross_entropy")),
+    "ap_negatives": lambda: rank(criteria.AveragePrecision(balance="negatives")),
+    "alrp": lambda: criteria.ALRPCriterion(balance=criteria.HistoryBalance(period=5)),
+    "ape": lambda: rank(criteria.APE()),
+    "rankdet": lambda: rank(criteria.RankDet(), rank_scope="image"),
+    "rankdet_ohem": lambda: rank(
+        criteria.RankDet(negatives="ohem", distance="logistic", alpha=5.0)
+    ),
+    "rankdet_global": lambda: rank(
+        criteria.RankDet(class_weight=0.0, iou_weight=0.0, reweight=False)
+    ),
+    "rankdet_merged": lambda: rank(criteria.RankDet(merge_levels=True, iou_gradient="none")),
+    "rankdet_both": lambda: rank(criteria.RankDet(iou_gradient="both", distance="sigmoid")),
+    "rankdet_branch": lambda: rank(
+        criteria.RankDet(), branch=criteria.BranchLoss(criteria.CenternessWeight())
+    ),
+    "stages": lambda: criteria.CriterionSchedule(
+        [baseline(criteria.Focal()), rank(criteria.RankSort())], [0.5, 0.5], 2
+    ),
 }
 INCOMPATIBLE = {
     ("retinanet", "fcos"): "anchor_generator: expected one anchor per cell for FCOS",
@@ -115,7 +125,7 @@ def test_a_step_trains_every_parameter_or_incompatible_parts_raise_value_error(
         assert layer.weight.grad.abs().sum() > 0
 
 
-class RecordSearchedMasks(TorchDispatchMode):
+class MaskSearchRecorder(TorchDispatchMode):
     """Record the boolean masks that are searched for true entries."""
 
     def __init__(self):
@@ -136,7 +146,7 @@ def test_a_step_searches_for_the_rows_of_the_positives_only_once(criterion):
     detector, all_labels = build("retinanet", "atss", criterion), []
     original = detector.criterion.forward
     detector.criterion.forward = lambda x: all_labels.append(x.labels) or original(x)
-    with RecordSearchedMasks() as searches:
+    with MaskSearchRecorder() as searches:
         losses = detector(make_batch((4, 2), sizes=((64, 64),)))
         sum(losses.values()).backward()
     positive = all_labels[0] >= 0

@@ -44,7 +44,7 @@ _MIN_SIDE = 1.001  # pixels; Pascal VOC cannot distinguish a side of one pixel f
 
 @contextlib.contextmanager
 def new_folder(path: str | Path) -> Iterator[Path]:
-    """Make a folder that exists only when it is complete.
+    """Write a folder that appears only once it is complete.
 
     Args:
         path: the folder, which must not exist.
@@ -53,14 +53,14 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         The temporary folder to write to. It is renamed at the end, or removed after an error.
 
     Raises:
-        UserError: the path exists, or its parent is not a folder that can be written to.
+        UserError: the path exists, or its parent is not a writable folder.
     """
     final = Path(os.path.abspath(path))
     if os.path.lexists(final):
-        raise UserError(f"{path} exists; give another folder, or remove it")
+        raise UserError(f"{path} already exists; remove it or choose another folder")
     parent = next(folder for folder in final.parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise UserError(f"{path}: {parent} is not a folder that can be written to")
+        raise UserError(f"{path}: {parent} is not a writable folder")
     make_folder(final.parent)
     partial = final.with_name(f".{final.name}.partial-{uuid.uuid4().hex[:8]}")
     make_folder(partial)
@@ -184,7 +184,10 @@ def _clip(points: Sequence[float], size: Size) -> list[float]:
 
 
 def _flat_names(image_files: Iterable[str]) -> dict[str, str]:
-    """Return unique names for one folder, by path; add parent folders or a number if needed."""
+    """Map each image path to a file name that is unique in one folder.
+
+    Names that occur twice get their parent folders, and a number if that is not enough.
+    """
     paths = sorted(image_files)
     stems = Counter(loose_name(Path(path).stem) for path in paths)
     names: dict[str, str] = {}
@@ -207,8 +210,8 @@ def write_yolo(
 ) -> list[str]:
     """Write a YOLO data set.
 
-    The labels are polygons if every object has some, and their extent agrees with its box to half a
-    pixel; otherwise the labels are boxes. Crowds and difficult objects are left out: YOLO has no
+    The labels are polygons if every object has polygons whose extent matches its box to within half
+    a pixel; otherwise the labels are boxes. Crowds and difficult objects are left out: YOLO has no
     flag for them.
 
     Args:
@@ -278,7 +281,7 @@ def _join(polygons: Sequence[Polygon]) -> Polygon:
 def write_voc(
     folder: Path, parts: Mapping[str, Annotations], classes: Sequence[str], *, copy: bool
 ) -> list[str]:
-    """Write a Pascal VOC data set. Crowds and ignored objects get the flag of difficult objects.
+    """Write a Pascal VOC data set. Crowds and ignored objects are flagged as difficult.
 
     Coordinates are rounded to whole pixels, which moves an edge by at most half a pixel. Only boxes
     of about a pixel get decimals, because their rounded corners would coincide.
@@ -296,7 +299,7 @@ def write_voc(
         (folder / name).mkdir(parents=True)
     counts: Counter[str] = Counter()
     stems: dict[str, list[str]] = {split: [] for split in parts}
-    unused = dict.fromkeys(classes)
+    unused_classes = dict.fromkeys(classes)
     for image in _named_images(parts, counts):
         stem = os.path.splitext(image.name)[0]
         stems[image.split].append(stem)
@@ -304,7 +307,7 @@ def write_voc(
         if xml_file.exists():  # trainval has the images of train and val again
             continue
         for obj in image.objects:
-            unused.pop(obj.name, None)
+            unused_classes.pop(obj.name, None)
             if obj.polygons:
                 counts["masks left out because Pascal VOC has only boxes"] += 1
         _place_image(image.path, folder / "JPEGImages" / image.name, copy)
@@ -314,9 +317,9 @@ def write_voc(
     for split, names in stems.items():
         text = "".join(f"{stem}\n" for stem in names)
         (folder / "ImageSets" / "Main" / f"{split}.txt").write_text(text, encoding="utf-8")
-    if unused:
-        text = f"classes left out because they have no objects ({next(iter(unused))!r})"
-        counts[text] = len(unused)
+    if unused_classes:
+        text = f"classes left out because they have no objects ({next(iter(unused_classes))!r})"
+        counts[text] = len(unused_classes)
     return [f"{text}: {count:,}" for text, count in counts.items()]
 
 

@@ -21,7 +21,8 @@ def remove_small_pieces(mask: np.ndarray) -> np.ndarray:
     cleaned = mask.astype(np.uint8)
     contours = cv2.findContours(cleaned, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[0]
     if len(contours) == 1 and len(contours[0]) > 2:
-        # Fast path: most masks are one piece without holes. A piece that touches it may stay.
+        # Fast path: most masks are one piece without holes. A small piece that touches
+        # the large one only at a corner may stay.
         return mask
     count, labels, stats, _ = cv2.connectedComponentsWithStats(cleaned, connectivity=4)
     if count > 2:
@@ -39,7 +40,7 @@ def remove_small_pieces(mask: np.ndarray) -> np.ndarray:
 def _outlines(mask: np.ndarray) -> list[np.ndarray]:
     """Return polygons (n, 2) along the edges of the samples.
 
-    Split a mask that has a hole in two, along a line through the hole.
+    Cut a mask with a hole into two parts, along a line through the hole.
     """
     doubled = mask.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
     contours, hierarchy = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)

@@ -32,7 +32,7 @@ ALRP_EPSILON = 1e-5
 """Positives with fewer false positives send no gradient in aLRP Loss."""
 APE_LEAST = {torch.float32: 1e-30, torch.float64: 1e-300}
 """Lower bound of APE Loss's balance constant, by dtype, so its inverse does not overflow.
-Without a cut-off the sums are in double precision."""
+Without a cutoff the sums are in double precision."""
 DICE_EPSILON = 1e-5
 """Added to the denominator of a Dice loss."""
 WEIGHTS_EPSILON = 1e-10

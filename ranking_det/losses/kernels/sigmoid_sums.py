@@ -10,7 +10,7 @@ The sigmoid is curved everywhere, so mass and moment of an interval are not enou
 step. Every pair must be visited, except where the sigmoid is 0 or 1 to the last bit. The
 negatives are therefore sorted in descending order. Seen from a positive, they fall into three
 ranges: *certain* negatives far above, which count 1 each; a *stretch* of visited negatives; and
-*cut-off* negatives far below, which count 0.
+*cutoff* negatives far below, which count 0.
 
 Worked example: the logits 2, 1.5, .7, 0 and -2, where 1.5 and 0 are the positives, with lam = 2.
 Pairs with x <= -4 are cut off::
@@ -46,7 +46,7 @@ from ranking_det.row_blocks import blocks
 
 # The published AP and APE losses leave out pairs with a lower x.
 CUTOFF = -4.0
-# With a lower cut-off the sums are in double precision: in single precision sigmoids underflow.
+# With a lower cutoff the sums are in double precision: in single precision sigmoids underflow.
 LOWEST_IN_SINGLE_PRECISION = -60.0
 # Pairs with a lower x are always left out: their sigmoid is below 1e-260.
 LOWEST_X = -600.0

@@ -27,7 +27,7 @@ class PointTransform:
 
     distance = side / 2 x exp(output), where ``side`` is the side of the point's square. Outputs of
     0 decode to the square itself. FCOS has the same exponential (section 3.1) and scales the output
-    by a learnable factor per level. Unlike the paper, distances are also relative to the level's
+    by a learnable factor per level. Unlike in the paper, distances are also relative to the level's
     stride, as in the authors' later versions of FCOS.
     """
 
@@ -75,8 +75,8 @@ class RankingFCOS(RankingDenseDetector):
         head_in_features: names of the backbone's features for the head, the finest first.
         arguments: the other arguments of :class:`RankingDenseDetector`, except the anchor
             generator and the box coder. The head has one anchor per cell. The paper's head has a
-            factor per level (``num_scales``) and a centerness branch; with ranking losses it has no
-            branch. The criterion needs a box loss on decoded boxes.
+            factor per level (``num_scales``) and a centerness branch; heads for ranking
+            losses have no branch. The criterion needs a box loss on decoded boxes.
 
     Raises:
         ValueError: the parts do not fit together.

@@ -203,7 +203,7 @@ def test_an_existing_output_folder_is_rejected(tmp_path, capsys):
     cases.coco_set(tmp_path / "in")
     (tmp_path / "out").mkdir()
     assert run(tmp_path / "in", tmp_path / "out") == 2
-    assert "exists; give another folder" in capsys.readouterr().err
+    assert "already exists; remove it or choose another folder" in capsys.readouterr().err
 
 
 def test_an_output_folder_inside_the_source_is_rejected(tmp_path, capsys):
