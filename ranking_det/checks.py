@@ -200,7 +200,7 @@ def check_ranking(
         raise ValueError(f"positives: expected indices in [0, {len(logits)}), got {indices}")
     unique = len(torch.unique(positives))
     if unique != len(positives):
-        indices = f"{len(positives)} indices with only {unique} distinct values"
+        indices = f"{len(positives)} indices, {unique} of them distinct"
         raise ValueError(f"positives: expected unique indices, got {indices}")
 
 

@@ -170,8 +170,8 @@ def _on_crowding(numbers: DataStatistics) -> Iterator[str]:
         )
     if crowding.duplicate_pairs:
         yield (
-            f"{crowding.duplicate_pairs:,} pairs of boxes of the same class are nearly equal; they "
-            "are probably duplicate annotations."
+            f"{counted(crowding.duplicate_pairs, 'pair', 'pairs')} of nearly equal boxes of the "
+            "same class: probably duplicate annotations."
         )
     annotations = numbers.objects + numbers.crowds
     if numbers.crowds > MANY_CROWDS * annotations:

@@ -296,7 +296,8 @@ def write_sweep(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]
         )
         rows = [row | {"ms": time} for row, time in zip(rows, times, strict=True)]
         lines.append(
-            f"ms: mean time per image on {plan.config.train.device}, over {num_images} images"
+            f"ms: mean time per image on {plan.config.train.device}, over "
+            f"{counted(num_images, 'image', 'images')}"
         )
     content = {"thresholds": rows, "largest_threshold": sweep.largest_threshold()}
     write_json(Path(args.output), without_nan(content))

@@ -185,7 +185,7 @@ def _check_objects(
     for i, (boxes, classes) in enumerate(zip(gt_boxes, gt_classes, strict=True)):
         is_valid = classes.dim() == 1 and classes.dtype == torch.int64
         check_that(is_valid, f"gt_classes[{i}]", "a one-dimensional int64 tensor", classes)
-        expected = f"shape ({len(classes)}, 4), as gt_classes[{i}] has {len(classes)} entries"
+        expected = f"shape ({len(classes)}, 4), as gt_classes[{i}] has length {len(classes)}"
         check_that(boxes.shape == (len(classes), 4), f"gt_boxes[{i}]", expected, boxes)
         check_classes(f"gt_classes[{i}]", classes, num_classes)
 

@@ -135,7 +135,7 @@ def plan_conversion(
 
     Args:
         train: the folder or file of the training images; None to plan only validation images.
-        val: the folder or file of the validation images; None for those of ``train``.
+        val: the folder or file of the validation images; None to find them in ``train``.
         output_dir: the output folder of the run.
         seed: the seed of the split, if there are no validation images.
         share: the share of the images for validation.
@@ -258,7 +258,7 @@ def _compare_images(parts: Mapping[str, CocoSplit], val: str) -> list[str]:
     common = train_files & val_files
     if val_files and common == val_files:
         raise UserError(f"{val}: the same images for training and validation")
-    text = f"{len(common):,} of {len(val_files):,} validation images are training images too"
+    text = f"training images among the validation images: {len(common):,} of {len(val_files):,}"
     return [f"{text}, such as {min(common)}"] if common else []
 
 

@@ -99,7 +99,7 @@ def is_image(path: str) -> bool:
 
 
 def has_image_extension(path: str) -> bool:
-    """Return whether the extension of a file is that of an image format.
+    """Return whether a file has the extension of an image format.
 
     Args:
         path: the file, which need not exist.

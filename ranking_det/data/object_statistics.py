@@ -386,7 +386,7 @@ def find_copies(splits: Mapping[str, Sequence[ImageObjects]]) -> Copies:
     across = sum(members[index][0] != members[group[0]][0] for group in groups for index in group)
     missing = sum(image.path is None for _, image in members)
     if missing:
-        lines.append(f"{missing:,} of {len(members):,} images are missing and were not compared")
+        lines.append(f"missing images, which were not compared: {missing:,} of {len(members):,}")
     surplus = sum(map(len, groups)) - len(groups)
     return Copies([[names[index] for index in group] for group in groups], surplus, across, lines)
 

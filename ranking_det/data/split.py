@@ -118,7 +118,7 @@ def split_images(
         "train": [index for index in order if index not in chosen],
         "val": [index for index in order if index in chosen],
     }
-    text = f"no validation set: {len(chosen):,} of {len(order):,} images are split off at random"
+    text = f"no validation set: split off {len(chosen):,} of {len(order):,} images at random"
     text += f" with seed {seed}, stratified by the rarest class of each"
     record = {side: [names[index] for index in indices] for side, indices in sides.items()}
     ids = {side: [content["images"][i]["id"] for i in indices] for side, indices in sides.items()}

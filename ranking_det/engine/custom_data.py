@@ -286,7 +286,7 @@ def log_custom_data(data: CustomData, *, masks: bool) -> None:
             _log_summary(split, summary)
     if masks and data.train is not None and data.train.num_masks < data.train.num_objects:
         logger.warning(
-            "train: %d of %d objects have no mask; only their boxes are learned",
+            "train: no mask for %d of %d objects: only the boxes are learned",
             data.train.num_objects - data.train.num_masks,
             data.train.num_objects,
         )
@@ -315,9 +315,9 @@ def _log_summary(split: str, summary: AnnotationSummary) -> None:
     if crowds > MANY_CROWDS * total:
         use = "learned" if split == "train" else "evaluated as objects"
         logger.warning(
-            "%s: %d of %d annotations are crowds ('iscrowd': 1), which are not %s; "
+            "%s: crowds ('iscrowd': 1) are not %s: %d of %d annotations; "
             "--crowds-are-objects treats them as objects",
-            *(split, crowds, total, use),
+            *(split, use, crowds, total),
         )
     if not summary.annotated:
         logger.warning("%s: %s has no annotations, so there is no AP", split, summary.json_file)

@@ -180,7 +180,8 @@ def check_apart(output_dir: str, inputs: Mapping[str, str | None], key: str) -> 
 
     Args:
         output_dir: the folder; it need not exist.
-        inputs: by flag, a file or folder that the user gives; None for a flag that is not given.
+        inputs: maps each flag to the file or folder that the user gives; None for a flag that is
+            not given.
         key: the flag or config key of the output folder, for the message.
 
     Raises:
@@ -425,9 +426,9 @@ def check_trained_classes(names: Sequence[str], trained: list[str] | None, weigh
                 else f" (class {i} is {trained[i]!r} there and {classes[i]!r} in the data set)"
             )
             raise UserError(
-                f"{weights!r}: expected weights trained on the {len(classes)} classes of the data "
-                f"set {name!r}, got weights trained on "
-                f"{counted(len(trained), 'class', 'classes')}{first_difference}"
+                f"{weights!r}: expected weights trained on the "
+                f"{counted(len(classes), 'class', 'classes')} of the data set {name!r}, got "
+                f"weights trained on {counted(len(trained), 'class', 'classes')}{first_difference}"
             )
 
 
@@ -448,10 +449,12 @@ def check_categories(name: str, records: Iterable[dict[str, Any]]) -> None:
             is_known = isinstance(index, Real) and 0 <= index < len(classes)
             if not is_known and not annotation.get("iscrowd", 0):
                 last = len(classes) - 1
-                expected = f"a category_id from 0 to {last}" if last else "category_id 0"
+                expected = (
+                    f"expected a category_id from 0 to {last}" if last else "expected category_id 0"
+                )
                 raise UserError(
                     f"the data set {name!r}: annotation {i} of the image "
-                    f"{record.get('file_name')!r}: expected {expected}, got {show(index)}"
+                    f"{record.get('file_name')!r}: {expected}, got {show(index)}"
                 )
 
 

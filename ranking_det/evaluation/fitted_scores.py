@@ -110,7 +110,7 @@ class FittedScores:
         They get the pooled calibrator and the overall thresholds.
 
         Args:
-            classes: names that include those of :attr:`classes`.
+            classes: names that include all of :attr:`classes`.
 
         Returns:
             The same for these classes.
@@ -151,7 +151,8 @@ class FittedScores:
             texts = [f"without {listed(missing)}"] * bool(missing)
             texts += [f"with {listed(extra)}"] * bool(extra)
             raise UserError(
-                f"{where}: expected scores fitted for the {len(classes)} classes of the model, got "
+                f"{where}: expected scores fitted for the "
+                f"{counted(len(classes), 'class of the model', 'classes of the model')}, got "
                 f"{counted(len(self.classes), 'class', 'classes')} {' and '.join(texts)}"
             )
 

@@ -84,7 +84,7 @@ class Detections(NamedTuple):
         area: (D,) float64, in square pixels.
         partial: (D,) bool; by LVIS's rules, whether the class is annotated only partially in the
             image, so that an unmatched detection is ignored.
-        overlaps: what can match.
+        overlaps: the pairs of a detection and an object that can match.
         objects: the objects.
         num_classes: K.
         matches: what :func:`match` has computed so far, by minimum IoU and area range. Scores do

@@ -288,7 +288,7 @@ def overall(metrics: Mapping[str, float]) -> dict[str, float]:
 def per_class(
     metrics: Mapping[str, Any], classes: Sequence[str], name: str = "AP"
 ) -> dict[str, float]:
-    """Extract a metric of each class from those of :func:`detection_metrics` or Detectron2.
+    """Extract a metric of each class from the metrics of :func:`detection_metrics` or Detectron2.
 
     Args:
         metrics: metrics with a ``<name>-<class>`` for each class, or the ``<name>`` of a single

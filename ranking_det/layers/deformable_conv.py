@@ -156,8 +156,8 @@ def deform_convolutions(
     """Replace the 3x3 convolutions of some stages of a network by deformable ones, in place.
 
     The network's weights stay, under the same names. The offset layer of ``res3.0.conv2`` becomes
-    ``res3.0.conv2_offset``, as in Detectron2's deformable blocks; that of the convolution 0 in a
-    list ``res3.0.convs`` becomes ``res3.0.convs_0_offset``.
+    ``res3.0.conv2_offset``, as in Detectron2's deformable blocks; the offset layer of
+    convolution 0 in a list ``res3.0.convs`` becomes ``res3.0.convs_0_offset``.
 
     Args:
         network: any network, such as Detectron2's ResNet, Res2Net or one of timm's.

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from detectron2.utils import comm
 from torch import Tensor
 
+from ranking_det.user_errors import counted
+
 logger = logging.getLogger(__name__)
 
 MIN_DETECTIONS = 1.0
@@ -95,12 +97,13 @@ def _warn(local: _Counts) -> None:
     name, thresh = workers[0].name, workers[0].thresh
     images = sum(counts.images for counts in workers)
     detections = sum(counts.detections for counts in workers)
+    image_count = counted(images, "image", "images")
     share = sum(int(counts.passing) for counts in workers) / max(sum(c.boxes for c in workers), 1)
     if detections < MIN_DETECTIONS * images:
         logger.warning(
-            "%s is %g, which leaves only %.2f detections per image (%d images; %.3g%% of all "
+            "%s is %g, which leaves only %.2f detections per image (%s; %.3g%% of all "
             "boxes pass it). %s",
-            *(name, thresh, detections / images, images, 100 * share),
+            *(name, thresh, detections / images, image_count, 100 * share),
             "Lower it: the scores of ranking losses have no fixed scale, and 0 is right after a "
             "short run."
             if thresh > 0
@@ -108,8 +111,8 @@ def _warn(local: _Counts) -> None:
         )
     elif thresh > 0 and share > MAX_SHARE:
         logger.warning(
-            "%s is %g, which %.0f%% of all boxes pass (%d images). Raise it: so many boxes cannot "
+            "%s is %g, which %.0f%% of all boxes pass (%s). Raise it: so many boxes cannot "
             "all be objects, and they make NMS slow. Or set it to 0 to keep the best boxes of each "
             "image, whatever their scores.",
-            *(name, thresh, 100 * share, images),
+            *(name, thresh, 100 * share, image_count),
         )

@@ -119,7 +119,8 @@ def plot_precision_recall(axis: Axes, numbers: Mapping[str, Any]) -> None:
 
     Args:
         axis: the axes.
-        numbers: by detector, ``recall`` and ``precision`` in [0, 1], and ``AP`` in percent.
+        numbers: maps each detector to its ``recall`` and ``precision`` in [0, 1], and its ``AP``
+            in percent.
     """
     for i, (name, curve) in enumerate(numbers.items()):
         ap = "–" if curve["AP"] is None else f"{curve['AP']:.1f}"
@@ -294,8 +295,8 @@ def plot_confusion(axis: Axes, numbers: Mapping[str, Any]) -> None:
 
     Args:
         axis: the axes.
-        numbers: ``classes``, the names with the background last; ``counts``, rows of the objects'
-            classes and columns of those of the detections.
+        numbers: ``classes``, the names with the background last; ``counts``, with the objects'
+            classes as rows and the detections' classes as columns.
     """
     counts, classes = np.array(numbers["counts"]), [short(name) for name in numbers["classes"]]
     total = counts.sum(axis=1, keepdims=True)

@@ -15,7 +15,7 @@ def save_figure(figure: Figure, path: str | Path, dpi: int) -> None:
 
     Args:
         figure: the figure.
-        path: the file; its extension is that of the format.
+        path: the file; its extension gives the format.
         dpi: resolution in pixels per inch.
     """
     content = io.BytesIO()

@@ -53,7 +53,7 @@ def test_a_data_set_without_problems_gets_one_sentence():
         (statistics(crowding=Crowding(4, 0, 0)), "20% of the objects overlap another one"),
         (
             statistics(crowding=Crowding(0, 0, 3)),
-            "3 pairs of boxes of the same class are nearly equal",
+            "3 pairs of nearly equal boxes of the same class: probably duplicate annotations.",
         ),
         (statistics(crowds=5), "20% of the annotations are crowds"),
         (statistics(images=4, empty_images=3), "75% of the images have no objects"),

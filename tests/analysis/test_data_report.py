@@ -137,7 +137,7 @@ def test_the_model_is_built_with_the_classes_of_the_data(tmp_path):
         (["a", "--output", "c.json"], "--output: expected a writable folder, got 'c.json'"),
         (["a", "--output", "a"], "--output: expected a folder other than that of DATA, got 'a'"),
         (["c.json", "--output", "."], "--output: expected a folder other than that of DATA, got"),
-        (["outside.json", "--images", "a"], "1 of 1 images lie outside the image folder 'a'"),
+        (["outside.json", "--images", "a"], "1 of 1 images lies outside the image folder 'a'"),
         (["boxes.json", "--images", "a"], "boxes.json: 12 of 12 boxes "),
     ],
 )

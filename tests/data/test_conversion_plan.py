@@ -243,7 +243,9 @@ def test_validation_images_that_are_training_images_too_are_counted(tmp_path):
     (val / "JPEGImages" / "0.jpg").unlink()
     (val / "JPEGImages" / "0.jpg").symlink_to(root / "JPEGImages" / "0.jpg")
     plan = plan_conversion(str(root), str(val), str(tmp_path / "run"))
-    assert plan.lines[-1].startswith("1 of 3 validation images are training images too, such as ")
+    assert plan.lines[-1].startswith(
+        "training images among the validation images: 1 of 3, such as "
+    )
 
 
 def test_a_conversion_with_labels_outside_the_source_is_never_reused(tmp_path):

@@ -58,13 +58,13 @@ OUTSIDE_NAMES = [
 @pytest.mark.parametrize("name", OUTSIDE_NAMES, ids=str)
 def test_a_name_that_leaves_the_folder_gives_a_one_line_error_with_the_count(write, name):
     path, images = write(**name)
-    with pytest.raises(UserError, match=r"1 of 2 images lie outside .*images\[1\]") as caught:
+    with pytest.raises(UserError, match=r"1 of 2 images lies outside .*images\[1\]") as caught:
         read_summary(path, images)
     assert "\n" not in str(caught.value) and "--allow-outside" in str(caught.value)
     # Loading a registered data set checks the names too.
     metadata = {"json_file": path, "image_root": images, "evaluator_type": "coco"}
     register_set(NAME, ["x"], {1: 0}, load_set, **metadata)
-    with pytest.raises(UserError, match="1 of 2 images lie outside"):
+    with pytest.raises(UserError, match="1 of 2 images lies outside"):
         load_set(NAME)
 
 
@@ -118,7 +118,7 @@ def test_the_flag_allow_outside_permits_names_outside_and_needs_annotation_files
     command += ["--train-images", images]
     assert main(command) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "1 of 2 images lie outside the image folder" in line and "'../a.png'" in line
+    assert "1 of 2 images lies outside the image folder" in line and "'../a.png'" in line
     # The files pass the check; the empty output folder is refused.
     assert main([*command, "--allow-outside", "train.output_dir="]) == 2
     assert "outside" not in capsys.readouterr().err

@@ -151,5 +151,5 @@ def test_allow_outside_in_one_check_does_not_carry_over_to_another(write, tmp_pa
     register_annotations(NAME, images, read_summary(path, images, allow_outside=True))
     assert len(DatasetCatalog.get(NAME)) == 3
     register_annotations(NAME, images, replace(read_summary(path), options=ReadOptions()))
-    with pytest.raises(UserError, match="1 of 3 images lie outside"):
+    with pytest.raises(UserError, match="1 of 3 images lies outside"):
         DatasetCatalog.get(NAME)

@@ -244,7 +244,7 @@ def test_harmless_faults_are_logged_and_written_to_a_table(outputs, harmless):
         "train: converted: annotations: 'id' written as str: 18",
     ):
         assert note in log
-    assert "train: 2 of 17 annotations are crowds ('iscrowd': 1), which are not learned" in log
+    assert "train: crowds ('iscrowd': 1) are not learned: 2 of 17 annotations" in log
     assert "data_faults.csv" in log
     rows = rows_of(outputs / "harmless")
     assert [row["kind"] for row in rows if row["file"].endswith("train.json")] == [

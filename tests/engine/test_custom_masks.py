@@ -101,14 +101,14 @@ def test_the_classes_of_all_heads_are_those_of_the_file(outputs):
 
 def test_objects_without_a_mask_are_logged_and_train_the_box_head(outputs):
     log = (outputs / "run" / "log.txt").read_text()
-    assert "train: 12 of 18 objects have no mask; only their boxes are learned" in log
+    assert "train: no mask for 12 of 18 objects: only the boxes are learned" in log
     assert "train: corrected: mask dropped: 6" in log  # masks without area
     losses = [
         json.loads(line) for line in (outputs / "run" / "metrics.json").read_text().splitlines()
     ]
     assert all(line["loss_mask"] > 0 for line in losses if "loss_mask" in line)
     log = (outputs / "yaml" / "log.txt").read_text()  # some masks of this run are RLE
-    assert "train: 12 of 18 objects have no mask; only their boxes are learned" in log
+    assert "train: no mask for 12 of 18 objects: only the boxes are learned" in log
 
 
 def test_boxes_and_masks_are_evaluated_per_class(outputs):

@@ -120,7 +120,7 @@ def test_a_coco_export_is_used_without_conversion(outputs):
 def test_validation_images_are_split_off_if_there_are_none(outputs):
     record = json.loads((outputs / "run_unsplit" / "data" / "split.json").read_text())
     assert len(record["train"]) == 4 and len(record["val"]) == 1 and record["seed"] == 0
-    assert "no validation set: 1 of 5 images are split off" in log_of(outputs, "unsplit")
+    assert "no validation set: split off 1 of 5 images" in log_of(outputs, "unsplit")
 
 
 def test_several_processes_read_the_conversion_of_the_main_process(outputs):

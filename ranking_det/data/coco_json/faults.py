@@ -90,7 +90,7 @@ class Faults:
             text: the fault in words, with the value.
             section: "categories", "images", "annotations", or the IoU type of results.
             index: the index of the entry in its section.
-            entry: the entry, for its id and that of its image. An annotation that was converted
+            entry: the entry, for its id and its image's id. An annotation that was converted
                 from another format has its place there as ``converted_from``.
         """
         fields = entry if isinstance(entry, dict) else {}

@@ -19,7 +19,7 @@ from urllib.parse import unquote
 from ranking_det.data import images as image_reading
 from ranking_det.data.coco_json.faults import NOTED, REFUSED, SHOWN, SKIPPED, Faults
 from ranking_det.data.coco_json.fields import Entry
-from ranking_det.user_errors import UserError, show
+from ranking_det.user_errors import UserError, counted, show
 
 IMAGE_SUFFIXES = frozenset(
     ".avif .bmp .dib .gif .jfif .jp2 .jpe .jpeg .jpg .mpo .pbm .pgm .png .pnm .ppm .tga .tif .tiff "
@@ -210,7 +210,9 @@ def check_inside(images: Sequence[Entry], image_root: str | Path, json_file: str
     outside = [(index, name) for index, name in enumerate(leaving) if name is not None]
     if outside:
         index, name = outside[0]
-        text = f"{json_file}: {len(outside)} of {len(images)} images lie outside the image folder"
+        total = f"of {len(images)} images"
+        count = counted(len(outside), f"{total} lies", f"{total} lie")
+        text = f"{json_file}: {count} outside the image folder"
         first = f"the first: images[{index}], {show(name)}"
         raise UserError(f"{text} {str(image_root)!r} ({first}); --allow-outside permits it")
 

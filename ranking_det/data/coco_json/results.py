@@ -99,7 +99,7 @@ def _results_of_predictions(
 
 
 def _plain_name(entry: Entry, noun: str) -> str:
-    """Return the name of a category, or that of an image without its folders."""
+    """Return the name of a category, or the file name of an image without its folders."""
     if noun == "category":
         return str(entry["name"])
     name = str(entry.get("file_name") or entry.get("coco_url") or "")

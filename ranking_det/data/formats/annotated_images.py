@@ -51,7 +51,7 @@ def counting(
         action: ``LEFT_OUT`` for an object, ``SKIPPED`` for an image.
         file: the annotation file.
         place: the line or the object in the file; "" for the whole file.
-        image: the image of the object; "" if the fault is not that of an object.
+        image: the image of the object; "" if the fault is not about an object.
     """
     try:
         yield

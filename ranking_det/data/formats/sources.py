@@ -192,7 +192,7 @@ def _sort_json(paths: Sequence[str]) -> dict[str, Any]:
 
 
 def _check_broken(files: Mapping[str, Any]) -> None:
-    """Raise UserError for a broken JSON file that may be that of a split."""
+    """Raise UserError for a broken JSON file that may belong to a split."""
     # A LabelMe file describes one image, and its reader counts the broken ones.
     if files["broken"] and not any(files[name] for name in ("voc", "yolo", "labelme")):
         try:
@@ -336,7 +336,7 @@ def convert(source: Source, split: str, classes: Sequence[str] | None = None) ->
         source: the data set.
         split: one of ``source.splits``.
         classes: the names of the classes in the order of their ids, which may include classes that
-            the source does not have; None for those of the source.
+            the source does not have; None for the source's classes.
 
     Returns:
         The content. Boxes may stick out of their images or have no size.

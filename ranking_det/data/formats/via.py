@@ -176,8 +176,8 @@ def _set_classes(regions: list[_Region], faults: Faults, class_attribute: str | 
     only_class = names[0] if len(names) == 1 else None
     num_unnamed = values.count(None)
     if num_unnamed and only_class is not None:
-        text = f"{num_unnamed:,} of {len(regions):,} regions have no {attribute!r}"
-        faults.remark(f"{text}: they get the only class, {only_class!r}")
+        count = f"{num_unnamed:,} of {len(regions):,}"
+        faults.remark(f"regions without {attribute!r} get the only class, {only_class!r}: {count}")
     for region, value in zip(regions, values, strict=True):
         with counting(faults, LEFT_OUT, region.file, region.place, region.image):
             if value == "":

@@ -170,8 +170,8 @@ def read(
             num_images += 1
             num_unlabeled += label_file is None
     if num_unlabeled:
-        text = f"{num_unlabeled:,} of {num_images:,} images have no label file"
-        faults.remark(f"{text}: they count as images without objects")
+        count = f"{num_unlabeled:,} of {num_images:,}"
+        faults.remark(f"images without a label file count as images without objects: {count}")
     if not objects:
         source = description.yaml_file or tree.root
         reason = f"; the first fault: {faults.rows[0]}" if faults.rows else ""

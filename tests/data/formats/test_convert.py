@@ -263,7 +263,7 @@ def test_images_outside_the_source_are_rejected_without_allow_outside(tmp_path, 
     cases.write_json(tmp_path / "in" / "images" / "a.json", content)
     flags = ["--to", target, "--copy"]
     assert run(tmp_path / "in", tmp_path / "out", *flags) == 2
-    assert "1 of 2 images lie outside the image folder" in capsys.readouterr().err
+    assert "1 of 2 images lies outside the image folder" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert run(tmp_path / "in", tmp_path / "out", *flags, "--allow-outside") == 0
     assert len(list((tmp_path / "out").rglob("*.jpg"))) == 2

@@ -76,7 +76,8 @@ def test_regions_without_attributes_get_the_class_object(tmp_path):
 def test_a_region_without_the_class_attribute_gets_the_only_class(tmp_path):
     content, source = read(tmp_path, [via_region(RECT, kind="cat"), via_region(RECT)])
     assert names_of(content) == ["cat", "cat"]
-    assert "1 of 2 regions have no 'kind': they get the only class" in source.faults.remarks[1]
+    expected = "regions without 'kind' get the only class, 'cat': 1 of 2"
+    assert expected in source.faults.remarks[1]
 
 
 def test_a_region_without_the_class_attribute_is_left_out_if_there_are_several_classes(tmp_path):
