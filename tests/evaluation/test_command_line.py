@@ -109,11 +109,11 @@ def test_per_class_writes_the_ap_of_each_class_as_csv(files, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        ("nowhere/out.json", "is not a folder that can"),
+        ("nowhere/out.json", "is not a writable folder"),
         (".", "is a folder"),
         ("gt.json", "is also the ground"),
         ("pipe", "is a folder or device, not a file"),
-        ("link/out.json", "is not a folder that can"),
+        ("link/out.json", "is not a writable folder"),
         ("n" * 255, "no file can have the name nnn"),
         ("pip", "pip.partial is a folder or device, not a file"),
         ("res", "res.partial is also the results"),
