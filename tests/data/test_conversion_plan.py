@@ -218,7 +218,8 @@ def test_a_data_set_without_validation_images_is_split(tmp_path):
     assert names == [record["train"], record["val"]]
     repeated_plan = plan_conversion(str(root), None, str(tmp_path / "run"), seed=3)
     assert repeated_plan.is_written and repeated_plan.record == plan.record == record
-    assert any(line.startswith("no validation set: split off 2 of 10 images") for line in plan.lines)
+    expected = "no validation set: split off 2 of 10 images"
+    assert any(line.startswith(expected) for line in plan.lines)
 
 
 def test_a_coco_file_without_validation_images_is_split(tmp_path):
