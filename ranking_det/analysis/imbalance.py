@@ -15,7 +15,7 @@ from ranking_det.analysis.training_metrics import read_finite_metrics
 from ranking_det.engine.reverse_pair_counts import DENSE
 from ranking_det.evaluation.command_line import check_outputs
 from ranking_det.files import write_json
-from ranking_det.user_errors import UserError
+from ranking_det.user_errors import UserError, counted
 
 METRIC = "negatives_per_positive"
 
@@ -48,9 +48,8 @@ def write_imbalance(args: argparse.Namespace) -> list[str]:
         write_json(
             Path(args.output), {"iterations": num_iterations, "negatives_per_positive": heads}
         )
-    lines = [
-        f"Positive to negative tasks in the first {num_iterations:,} iterations of {args.metrics}"
-    ]
+    count = counted(num_iterations, "iteration", "iterations")
+    lines = [f"Positive to negative tasks in the first {count} of {args.metrics}"]
     lines += [f"{name:9} 1:{ratio:,.1f}" for name, ratio in heads.items()]
     return lines + [f"Wrote {args.output}"] * bool(args.output)
 
