@@ -6,6 +6,7 @@ browser, even in dark mode. The font is large enough for a phone, where the pict
 wide.
 """
 
+import argparse
 from pathlib import Path
 
 import matplotlib
@@ -85,5 +86,11 @@ def draw() -> None:
     pyplot.close(figure)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Draw the picture, unless the command line has --help or a wrong word."""
+    argparse.ArgumentParser(description="Write docs/images/idea.svg.").parse_args()
     draw()
+
+
+if __name__ == "__main__":
+    main()

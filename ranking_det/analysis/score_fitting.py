@@ -35,8 +35,11 @@ from ranking_det.evaluation.thresholds import ThresholdSweep
 from ranking_det.files import write_json
 from ranking_det.user_errors import UserError, counted, listed
 
-SWEEP = (0.0, 1e-4, 1e-3, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-"""The thresholds of a sweep, by default."""
+SWEEP = (
+    *(0.0, 1e-4, 1e-3, 0.003, 0.01, 0.015, 0.02, 0.025, 0.03, 0.035, 0.04, 0.045, 0.05, 0.07),
+    *(0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+)
+"""The thresholds of a sweep, by default; dense where scores after Rank & Sort Loss can lie."""
 
 KEYS = ("model.inference.score_thresh", "model.roi_heads.box_predictor.test_score_thresh")
 """The config keys of the score threshold of dense detectors and of R-CNNs."""

@@ -307,8 +307,14 @@ def _check_model(plan: Plan, splits: Sequence[str]) -> None:
         run_checks.check_num_classes(config.names(split), num_classes, keys)
     config.augment(plan.model)
     _check_tensors(plan.model)
+    interface = interface_of(plan.model)
+    # Only a model with an interface of its own says for certain that it learns no masks.
+    wants_masks = config.yaml is not None and config.yaml.MODEL.MASK_ON
+    if wants_masks and interface is plan.model and not interface.learns_masks:
+        name = type(plan.model).__name__
+        raise UserError(f"MODEL.MASK_ON: expected False for {name}, which has no masks, got True")
     try:
-        interface_of(plan.model).check_parts()
+        interface.check_parts()
     except ValueError as error:
         raise UserError(f"{config.user_key('model')}: {error}") from error
     config.check_parts(plan.model, trains=plan.command.trains)

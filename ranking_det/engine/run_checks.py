@@ -220,8 +220,11 @@ def check_device(device: str, key: str) -> None:
         key: the config key of the device, for the message.
 
     Raises:
-        UserError: torch cannot use the device.
+        UserError: torch cannot use the device, or it is a CPU with an index above 0, which torch
+            would ignore.
     """
+    if device.startswith("cpu:") and device != "cpu:0":
+        raise UserError(f"{key}: expected 'cpu', which has no index, got {device!r}")
     try:
         torch.zeros(1, device=device).item()  # the device "meta" has no values
     except (RuntimeError, AssertionError, ImportError, AttributeError) as error:

@@ -6,7 +6,7 @@ import inspect
 import logging
 import tempfile
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -311,8 +311,10 @@ class RunConfig:
         if not self.names("train"):
             return None
         with _named_categories(self.names("train")):
-            node = self.nodes.dataloader.train.dataset
-            return list(self._build(node, "dataloader.train.dataset"))
+            key = "dataloader.train.dataset"
+            records = self._build(self.nodes.dataloader.train.dataset, key)
+            self._check_type(records, Iterable, key)
+            return list(records)
 
     def mapper(
         self, split: str, *, skipped: UnreadableImages | None = None, blank: bool = False
@@ -492,6 +494,10 @@ class RunConfig:
                 f"{self.user_key('model')}: expected a pixel_mean of {channels} numbers, one for "
                 f"each channel of the images, got {mean.numel()}"
             )
+        if not self.names(split) and isinstance(node.dataset, DictConfig):
+            # The data sets with names are checked when they are loaded.
+            key = f"dataloader.{split}.dataset"
+            self._check_type(self._build(node.dataset, key), (Iterable, Sized), key)
         blank = {"file_name": "", "height": 480, "width": 640, "image_id": 0, "annotations": []}
         self._build({**node, "mapper": mapper, "dataset": [blank]}, f"dataloader.{split}")
 

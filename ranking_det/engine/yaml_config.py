@@ -242,6 +242,9 @@ def split_overrides(overrides: Sequence[str]) -> list[tuple[str, str]]:
 
 def _check_numbers(cfg: CfgNode) -> None:
     """Raise UserError if a number of the config is out of its range."""
+    version = get_cfg().VERSION  # Detectron2 converts files of an older version, but not overrides
+    if cfg.VERSION != version:
+        raise UserError(f"VERSION: expected {version}, got {cfg.VERSION}")
     for key, check in NUMBERS.items():
         value = _entry(cfg, key.split("."))
         try:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ranking_det.analysis.__main__ import main
-from ranking_det.analysis.score_fitting import round_below
+from ranking_det.analysis.score_fitting import SWEEP, round_below
 from ranking_det.engine.checkpoint import read_checkpoint
 from ranking_det.evaluation.fitted_scores import read_fitted_scores
 from tests.evaluation.cases import NAMES, A, ground_truth, random_set, result, write
@@ -206,6 +206,14 @@ def test_the_classes_of_text_ids_keep_their_names(files):
     write(Path(files["--results"]), results)
     assert run("fit", files) == 0
     assert json.loads(Path(files["--output"]).read_text())["classes"] == before["classes"]
+
+
+def test_the_default_thresholds_of_a_sweep_separate_low_scores(files):
+    assert run("sweep", files) == 0
+    rows = json.loads(Path(files["--output"]).read_text())["thresholds"]
+    assert [row["threshold"] for row in rows] == sorted(SWEEP)
+    # Detectors trained with Rank & Sort Loss can have most of their scores there.
+    assert sum(0.01 < row["threshold"] < 0.05 for row in rows) == 7
 
 
 @pytest.mark.parametrize("name", ["fit", "sweep"])

@@ -293,6 +293,11 @@ BAD_COMMANDS = {
     "the device meta": (["train.device=meta"], "train.device: expected a device that works here"),
     "a missing GPU": (["train.device=cuda:9"], "train.device: expected a device that works here"),
     "another accelerator": (["train.device=xpu"], "train.device: expected a device that works"),
+    "a CPU with an index": (["train.device=cpu:7"], "train.device: expected 'cpu', which has no"),
+    "a data set without images": (
+        ["dataloader.train.dataset._target_=builtins.print"],
+        "dataloader.train.dataset: expected a function or class that gives a Iterable or Sized",
+    ),
     "a NaN factor": (["lr_multiplier.factor=nan"], "lr_multiplier cannot be built: learning rate"),
     "a schedule without length": (
         ["lr_multiplier.max_iter=0"],
@@ -340,6 +345,12 @@ BAD_YAML = {
         TWIN,
         ["SOLVER.GAMMA=-1"],
         "SOLVER.GAMMA: expected a finite number of at",
+    ),
+    "a config version that does not exist": (TWIN, ["VERSION=9"], "VERSION: expected 2, got 9"),
+    "masks of a detector without masks": (
+        TWIN,
+        ["MODEL.MASK_ON=True"],
+        "MODEL.MASK_ON: expected False for RankingRetinaNet, which has no masks, got True",
     ),
     "a negative frozen stage": (
         TWIN,
