@@ -22,7 +22,8 @@ from ranking_det.engine.checkpoint import (
     read_checkpoint,
 )
 from ranking_det.engine.command import Command
-from ranking_det.engine.plan import make_missing_sets, make_plan
+from ranking_det.engine.part_errors import one_line_errors
+from ranking_det.engine.plan import make_plan
 from ranking_det.engine.run_checks import check_file
 from ranking_det.engine.speed import time_thresholds
 from ranking_det.evaluation.calibration import CalibrationErrors, calibration_errors
@@ -284,16 +285,16 @@ def write_sweep(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]
     rows = sweep.rows(thresholds, len(files.ground_truth["images"]))
     lines = list(files.lines)
     if plan is not None:
-        make_missing_sets(plan.config.names("test"))
-        plan.load_weights()
-        loader = plan.config.test_loader(plan.config.test_sets()[0])
-        total = min(args.num_images, length_hint(loader, args.num_images))
-        times, num_images = time_thresholds(
-            plan.config.augment(plan.model),
-            tqdm(islice(loader, total), "timing", total, leave=False),
-            thresholds,
-            args.num_images,
-        )
+        with one_line_errors(plan.model, []):
+            plan.prepare_inference()
+            loader = plan.config.test_loader(plan.config.test_sets()[0])
+            total = min(args.num_images, length_hint(loader, args.num_images))
+            times, num_images = time_thresholds(
+                plan.config.augment(plan.model),
+                tqdm(islice(loader, total), "timing", total, leave=False),
+                thresholds,
+                args.num_images,
+            )
         rows = [row | {"ms": time} for row, time in zip(rows, times, strict=True)]
         lines.append(
             f"ms: mean time per image on {plan.config.train.device}, over {num_images} images"

@@ -56,7 +56,9 @@ from ranking_det.engine.resuming import check_states
 from ranking_det.engine.run_config import Records, RunConfig, load_config
 from ranking_det.evaluation.fitted_scores import FittedScores
 from ranking_det.modeling.interface import interface_of
-from ranking_det.user_errors import UserError, disable_log, record_log
+from ranking_det.user_errors import UserError, disable_log, listed, record_log
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -136,6 +138,28 @@ class Plan:
         command = self.command
         strict = command.resume or command.eval_only or bool(command.predict)
         load_weights(self.model, self.weights, strict=strict)
+
+    def prepare_inference(self) -> None:
+        """Load the weights for inference, and generate the missing test sets of an evaluation.
+
+        A warning is logged if the test images are preprocessed differently than in the run of the
+        weights.
+
+        Raises:
+            UserError: the weights do not fit the model, or a file of the data is faulty.
+        """
+        if self.command.eval_only:
+            make_missing_sets(missing_shapes(self.config.names("test")))
+        self.load_weights()
+        changes = self.config.input_changes(self.weights.extras.get("config") or "")
+        if changes:
+            logger.warning(
+                "The images are preprocessed differently than in the run that trained %s, which "
+                "can make the detections worse: %s; repeat the overrides of the run, or use its "
+                "config.yaml",
+                self.weights.path,
+                listed(changes),
+            )
 
     def take_records(self) -> Records | None:
         """Return the training set, loading it if needed, and keep no reference to it."""
