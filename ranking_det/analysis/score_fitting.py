@@ -24,16 +24,15 @@ from ranking_det.engine.checkpoint import (
 from ranking_det.engine.command import Command
 from ranking_det.engine.part_errors import one_line_errors
 from ranking_det.engine.plan import make_plan
-from ranking_det.engine.run_checks import check_file
 from ranking_det.engine.speed import time_thresholds
 from ranking_det.evaluation.calibration import CalibrationErrors, calibration_errors
-from ranking_det.evaluation.command_line import check_outputs
 from ranking_det.evaluation.detection_analysis import pooled_metrics
 from ranking_det.evaluation.fitted_scores import FittedScores, fit_scores
 from ranking_det.evaluation.metrics import DetectionEvaluation, without_nan
 from ranking_det.evaluation.score_statistics import image_halves
 from ranking_det.evaluation.thresholds import ThresholdSweep
 from ranking_det.files import write_json
+from ranking_det.path_checks import check_file, check_outputs
 from ranking_det.user_errors import UserError, counted, listed
 
 SWEEP = (0.0, 1e-4, 1e-3, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

@@ -16,8 +16,8 @@ from detectron2.structures import BoxMode, Instances
 from torch import Tensor, nn
 
 from ranking_det.data.mapper import read_array
-from ranking_det.engine.run_checks import check_output_dir
 from ranking_det.modeling.interface import interface_of
+from ranking_det.path_checks import check_output_dir
 from ranking_det.user_errors import UserError, counted
 from ranking_det.visualization.detections import DetectionExample, class_name, draw_examples
 from ranking_det.visualization.preview_image import DrawnPositives, draw_preview
