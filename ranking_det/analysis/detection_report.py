@@ -19,7 +19,6 @@ from ranking_det.data.mapper import read_array
 from ranking_det.evaluation.detection_analysis import analyze_detections
 from ranking_det.evaluation.ground_truth import describe
 from ranking_det.evaluation.matching import match
-from ranking_det.evaluation.metrics import without_nan
 from ranking_det.evaluation.ranking_errors import (
     ImageErrors,
     choose_images,
@@ -35,7 +34,7 @@ from ranking_det.evaluation.score_statistics import (
     score_range,
     threshold_numbers,
 )
-from ranking_det.files import make_folder, write_json, write_whole
+from ranking_det.files import make_folder, without_nan, write_json, write_whole
 from ranking_det.path_checks import check_apart, check_no_folder, check_output_dir
 from ranking_det.user_errors import UserError, listed
 from ranking_det.visualization.detection_page import (

@@ -28,10 +28,10 @@ from ranking_det.engine.speed import time_thresholds
 from ranking_det.evaluation.calibration import CalibrationErrors, calibration_errors
 from ranking_det.evaluation.detection_analysis import pooled_metrics
 from ranking_det.evaluation.fitted_scores import FittedScores, fit_scores
-from ranking_det.evaluation.metrics import DetectionEvaluation, without_nan
+from ranking_det.evaluation.metrics import DetectionEvaluation
 from ranking_det.evaluation.score_statistics import image_halves
 from ranking_det.evaluation.thresholds import ThresholdSweep
-from ranking_det.files import write_json
+from ranking_det.files import without_nan, write_json
 from ranking_det.path_checks import check_file, check_outputs
 from ranking_det.user_errors import UserError, counted, listed
 

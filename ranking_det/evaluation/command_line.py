@@ -12,7 +12,7 @@ from ranking_det.data.coco_json.results import read_results
 from ranking_det.evaluation import metrics
 from ranking_det.evaluation.ground_truth import describe, read_ground_truth
 from ranking_det.evaluation.libraries import check_library
-from ranking_det.files import write_json, write_table
+from ranking_det.files import without_nan, write_json, write_table
 from ranking_det.path_checks import check_outputs
 from ranking_det.user_errors import counted, run_command
 
@@ -103,17 +103,12 @@ def _evaluate(args: argparse.Namespace) -> str:
     all_metrics = metrics.detection_metrics(ground_truth, results, args.iou_type, **settings)
     overall = metrics.overall(all_metrics)
     if args.output:
-        write_json(Path(args.output), metrics.without_nan(overall))
+        write_json(Path(args.output), without_nan(overall))
     if args.per_class:
         # The categories are sorted by id.
         classes = [category["name"] for category in ground_truth["categories"]]
-        columns = {name: metrics.per_class(all_metrics, classes, name) for name in metrics.COLUMNS}
-        rows = [
-            {"class": label}
-            | {name: metrics.table_cell(values[label]) for name, values in columns.items()}
-            for label in classes
-        ]
-        write_table(Path(args.per_class), ["class", *columns], rows)
+        rows = metrics.per_class_rows({"": all_metrics}, classes)
+        write_table(Path(args.per_class), ["class", *metrics.COLUMNS], rows)
     lines = [f"{args.ground_truth}: {describe(ground_truth)}", *notes]
     lines.append(counted(len(results), "result", "results"))
     lines += [f"{name:7} {value:7.3f}" for name, value in overall.items()]
