@@ -32,14 +32,12 @@ from ranking_det.evaluation.metrics import DetectionEvaluation
 from ranking_det.evaluation.score_statistics import image_halves
 from ranking_det.evaluation.thresholds import ThresholdSweep
 from ranking_det.files import without_nan, write_json
+from ranking_det.modeling.threshold_watch import THRESHOLD_KEYS
 from ranking_det.path_checks import check_file, check_outputs
 from ranking_det.user_errors import UserError, counted, listed
 
 SWEEP = (0.0, 1e-4, 1e-3, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """The thresholds of a sweep, by default."""
-
-KEYS = ("model.inference.score_thresh", "model.roi_heads.box_predictor.test_score_thresh")
-"""The config keys of the score threshold of dense detectors and of R-CNNs."""
 
 TITLES = {"lrp": "smallest LRP error", "f1": "highest F1", "precision": "precision >= {:g}"}
 """What each kind of threshold is for."""
@@ -224,10 +222,11 @@ def _threshold_lines(fitted: FittedScores, largest: float, precision: float) -> 
     """Return a line for each kind of threshold, with the override that applies it."""
     overall = {TITLES[kind]: values.overall for kind, values in fitted.thresholds.items()}
     overall["largest, AP within .1"] = largest
-    lines = [f"One threshold for all classes, as an override (R-CNNs: {KEYS[1]}):"]
+    key, rcnn_key = THRESHOLD_KEYS
+    lines = [f"One threshold for all classes, as an override (R-CNNs: {rcnn_key}):"]
     for title, value in overall.items():
         title = title.format(precision)
-        override = "not reached" if math.isnan(value) else f"{KEYS[0]}={round_below(value):g}"
+        override = "not reached" if math.isnan(value) else f"{key}={round_below(value):g}"
         lines.append(f"  {title:21} {override}")
     return [*lines, "The thresholds of each class are in the file; --fitted uses them."]
 

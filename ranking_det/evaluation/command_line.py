@@ -11,7 +11,7 @@ from ranking_det.data.coco_json.reader import ReadOptions
 from ranking_det.data.coco_json.results import read_results
 from ranking_det.evaluation import metrics
 from ranking_det.evaluation.ground_truth import describe, read_ground_truth
-from ranking_det.evaluation.libraries import check_library
+from ranking_det.evaluation.libraries import LIBRARIES, check_library
 from ranking_det.files import without_nan, write_json, write_table
 from ranking_det.path_checks import check_outputs
 from ranking_det.user_errors import counted, run_command
@@ -29,7 +29,6 @@ ANNOTATIONS = {
     "coco": "datasets/coco/annotations/instances_val2017.json",
     "lvis": "datasets/lvis/lvis_v1_val.json",
 }
-LIBRARIES = ["faster-coco-eval", "pycocotools"]
 
 
 def build_parser() -> argparse.ArgumentParser:
