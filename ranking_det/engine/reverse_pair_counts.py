@@ -27,8 +27,7 @@ from ranking_det.engine.command import Command
 from ranking_det.engine.custom_data import log_custom_data
 from ranking_det.engine.part_errors import one_line_errors
 from ranking_det.engine.plan import make_plan
-from ranking_det.engine.positive_counts import known_mapper, resizing_of
-from ranking_det.engine.run_config import Records, RunConfig
+from ranking_det.engine.run_config import Records, RunConfig, known_mapper
 from ranking_det.evaluation.reverse_pairs import HeadPairs
 from ranking_det.user_errors import UserError
 
@@ -121,7 +120,7 @@ def _mapper(config: RunConfig) -> ImageMapper:
         raise UserError("dataloader.test: expected a loader with dataset.names, got none")
     mapper = config.mapper("train", blank=True)
     training_mapper = known_mapper(mapper, "train")
-    training_mapper.augmentations, training_mapper.image_format = resizing_of(config)
+    training_mapper.augmentations, training_mapper.image_format = config.resizing()
     return mapper
 
 

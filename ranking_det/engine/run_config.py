@@ -14,7 +14,8 @@ from typing import Any
 import torch
 import yaml
 from detectron2.config import CfgNode, LazyConfig, instantiate
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.data import transforms as T
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.solver import LRMultiplier
 from fvcore.common.param_scheduler import ParamScheduler
@@ -23,7 +24,7 @@ from torch import nn
 
 from ranking_det.checks import check_at_least
 from ranking_det.data.catalog import small_set
-from ranking_det.data.mapper import ImageMapper, UnreadableImages
+from ranking_det.data.mapper import BoxMapper, ImageMapper, UnreadableImages
 from ranking_det.data.stream import seeded
 from ranking_det.engine import yaml_config
 from ranking_det.engine.lazy_config import load_lazy_config, target_of
@@ -328,6 +329,15 @@ class RunConfig:
         mapper = self._build(self.nodes.dataloader[split].mapper, key)
         self._check_type(mapper, Callable, key)
         return ImageMapper(mapper, skipped=skipped, blank=blank)
+
+    def resizing(self) -> tuple[T.AugmentationList, str]:
+        """Return the augmentations of the test mapper, and the order of the channels.
+
+        Raises:
+            UserError: the mapper is neither Detectron2's nor :class:`BoxMapper`.
+        """
+        mapper = known_mapper(self.mapper("test"), "test")
+        return mapper.augmentations, mapper.image_format
 
     def train_loader(
         self, records: Records | None, start_iter: int, skipped: UnreadableImages | None = None
@@ -638,6 +648,24 @@ def _build_parts(node: Any, key: str) -> None:
             _build_parts(part, f"{key}.{name}")
             with named_refusals(f"{key}.{name}", part):
                 instantiate(part)
+
+
+def known_mapper(image_mapper: ImageMapper, split: str) -> DatasetMapper | BoxMapper:
+    """Return the wrapped mapper of a config, whose augmentations and image format are known.
+
+    Args:
+        image_mapper: the mapper, as the config builds it.
+        split: "train" or "test", for the message.
+
+    Raises:
+        UserError: the mapper is neither Detectron2's nor :class:`BoxMapper`.
+    """
+    mapper = image_mapper.mapper
+    if not isinstance(mapper, (DatasetMapper, BoxMapper)):
+        kind = type(mapper).__name__
+        key = f"dataloader.{split}.mapper"
+        raise UserError(f"{key}: expected DatasetMapper or BoxMapper, got {kind}")
+    return mapper
 
 
 def leaves(value: Any, key: str = "") -> dict[str, Any]:
