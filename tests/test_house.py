@@ -35,7 +35,7 @@ LAYERS = {
     "criteria": (BOTTOM | {"losses", "losses.kernels"}, {"torch"}),
     "assigners": (BOTTOM, {"torch"}),
     "layers": (BOTTOM, {"torch", "torchvision"}),
-    "visualization": ({"files"}, TORCH | {"detectron2", "matplotlib", "jinja2"}),
+    "visualization": ({"files", "user_errors"}, TORCH | {"detectron2", "matplotlib", "jinja2"}),
     "data.shapes": ({"user_errors", "files"}, {"numpy", "cv2", "tqdm"}),
     "data.images": (set(), {"numpy", "PIL"}),
     "data.coco_json": (

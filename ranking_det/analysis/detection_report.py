@@ -19,6 +19,7 @@ from ranking_det.data.mapper import read_array
 from ranking_det.evaluation.detection_analysis import analyze_detections
 from ranking_det.evaluation.ground_truth import describe
 from ranking_det.evaluation.matching import match
+from ranking_det.evaluation.precision_recall import mean_precision
 from ranking_det.evaluation.ranking_errors import (
     ImageErrors,
     choose_images,
@@ -28,7 +29,6 @@ from ranking_det.evaluation.ranking_errors import (
 from ranking_det.evaluation.score_statistics import (
     cross_fitted_calibration,
     image_halves,
-    mean_precision,
     score_histogram,
     score_iou_histogram,
     score_range,

@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-NO_BREAK = "\N{NO-BREAK SPACE}"
+from ranking_det.user_errors import percent
 
 
 def render(template: str, values: Mapping[str, Any]) -> str:
@@ -63,21 +63,3 @@ def number(value: float) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
-
-
-def percent(share: float) -> str:
-    """Return a share as a percentage: a whole number from 10 % on, else with one decimal place.
-
-    Args:
-        share: in [0, 1].
-
-    Returns:
-        The text, with a no-break space.
-
-    >>> [percent(share).replace(NO_BREAK, " ") for share in (0.123, 0.0456, 0.0001, 0)]
-    ['12 %', '4.6 %', '< 0.1 %', '0 %']
-    """
-    if 0 < share < 0.001:
-        return f"<{NO_BREAK}0.1{NO_BREAK}%"
-    digits = 0 if share >= 0.0995 or share == 0 else 1
-    return f"{100 * share:.{digits}f}{NO_BREAK}%"
