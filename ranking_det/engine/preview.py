@@ -24,6 +24,9 @@ from ranking_det.visualization.preview_image import DrawnPositives, draw_preview
 
 logger = logging.getLogger(__name__)
 
+NUM_EXAMPLES = 6
+"""Maximum number of images of :func:`draw_detections`."""
+
 
 class PreviewSummary(NamedTuple):
     """Counts of the images, objects and positives that a preview has drawn.
@@ -120,7 +123,6 @@ def draw_detections(
     loader: Iterable[list[dict[str, Any]]],
     dataset: str,
     picture: str | Path,
-    num_images: int = 6,
 ) -> None:
     """Draw ground truth (left) and detections (right) of the first images that have objects.
 
@@ -133,7 +135,6 @@ def draw_detections(
         loader: a test loader with one image per batch.
         dataset: name of the loader's data set, which has the annotations.
         picture: path of the PNG file to write.
-        num_images: maximum number of images.
     """
     records = {record["image_id"]: record for record in DatasetCatalog.get(dataset)}
     examples = []
@@ -145,7 +146,7 @@ def draw_detections(
             if record.get("annotations"):
                 detections = model(inputs)[0]["instances"].to("cpu")
                 examples.append(_example(record, detections))
-            if len(examples) == num_images:
+            if len(examples) == NUM_EXAMPLES:
                 break
     if examples:
         draw_examples(examples, MetadataCatalog.get(dataset).get("thing_classes"), picture)
