@@ -369,25 +369,16 @@ class RunConfig:
         Returns:
             A text for each value that differs. Configs of different kinds are not compared.
         """
-        try:
-            before = parse_plain(saved)
-            if self.yaml is not None:
-                keys = ("FORMAT", "MIN_SIZE_TEST", "MAX_SIZE_TEST")
-                nodes = [
-                    {key: config["INPUT"][key] for key in keys} for config in (before, self.yaml)
-                ]
-                sides = [_plain_values(node, "INPUT") for node in nodes]
-            else:
-                now = OmegaConf.to_container(self.nodes.dataloader.test.mapper)
-                nodes = [before["dataloader"]["test"]["mapper"], now]
-                sides = [_plain_values(node, "dataloader.test.mapper") for node in nodes]
-        except (ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError):
-            return []
-        saved_values, values = sides
+        if self.yaml is not None:
+            starts = ("INPUT.FORMAT", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST")
+            values = leaves(self.yaml)
+        else:
+            starts = ("dataloader.test.mapper.",)
+            values = leaves(OmegaConf.to_container(self.nodes.dataloader.test), "dataloader.test")
         return [
             f"{key}: {value!r} in that run, {values.get(key)!r} now"
-            for key, value in saved_values.items()
-            if value != values.get(key)
+            for key, value in _plain_values(saved_values(saved)).items()
+            if key.startswith(starts) and value != values.get(key)
         ]
 
     def test_loader(self, name: str) -> Any:
@@ -668,6 +659,18 @@ def known_mapper(image_mapper: ImageMapper, split: str) -> DatasetMapper | BoxMa
     return mapper
 
 
+def saved_values(text: str) -> dict[str, Any]:
+    """Return the values of a saved config by their keys; see :func:`leaves`.
+
+    Args:
+        text: a ``config.yaml``. The values are empty if it is empty or is not yaml.
+    """
+    try:
+        return leaves(parse_plain(text))
+    except (ValueError, TypeError, RecursionError, yaml.YAMLError):
+        return {}
+
+
 def leaves(value: Any, key: str = "") -> dict[str, Any]:
     """Return the values in nested containers by their keys, such as "train.seed".
 
@@ -685,7 +688,7 @@ def leaves(value: Any, key: str = "") -> dict[str, Any]:
     return values
 
 
-def _plain_values(value: Any, key: str) -> dict[str, Any]:
+def _plain_values(value: Any, key: str = "") -> dict[str, Any]:
     """Return the numbers, texts and so on in a container by their keys, without the targets."""
     return {
         name: leaf
