@@ -1,10 +1,11 @@
-"""Atomic file writes: readers see the whole file or none of it."""
+"""Atomic file writes: readers see the whole file or none of it. JSON, CSV and metrics.json."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import math
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -92,6 +93,22 @@ def write_json(path: Path, content: Any) -> None:
     write_whole(path, json.dumps(content, allow_nan=False) + "\n")
 
 
+def without_nan(value: Any) -> Any:
+    """Replace NaN, an undefined number, with None, because JSON has no NaN.
+
+    Args:
+        value: a metric, or a mapping or list of metrics, which may be nested.
+
+    Returns:
+        The metric, or a copy of the mapping or list.
+    """
+    if isinstance(value, Mapping):
+        return {key: without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[TableRow]) -> None:
     """Write a CSV file atomically.
 
@@ -117,3 +134,29 @@ def rename_whole(partial: Path, final: Path) -> None:
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.replace(final)
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """Read a metrics.json: one record per logged iteration.
+
+    A resumed run appends to the file, so iterations may repeat; later values override earlier
+    ones. Lines that are not valid JSON are skipped, such as a last line cut off when the run was
+    killed.
+
+    Args:
+        path: a metrics.json.
+
+    Returns:
+        The records in the order of their iterations, each with ``iteration`` and the metrics.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    records: dict[int, dict[str, Any]] = {}
+    for line in Path(path).read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):  # also a number of thousands of digits
+            continue
+        records.setdefault(record["iteration"], {}).update(record)
+    return [records[iteration] for iteration in sorted(records)]

@@ -1,4 +1,4 @@
-"""UserError, the exception for user errors, and helpers for its messages and commands."""
+"""UserError, the exception for user errors, and helpers for messages, other texts and commands."""
 
 from __future__ import annotations
 
@@ -170,3 +170,21 @@ def listed(items: Sequence[str], shown: int = 5) -> str:
     """
     more = f" and {len(items) - shown} more" if len(items) > shown else ""
     return ", ".join(items[:shown]) + more
+
+
+def percent(share: float) -> str:
+    """Return a share as a percentage: a whole number from 10% on, else with one decimal place.
+
+    Args:
+        share: in [0, 1].
+
+    Returns:
+        The text.
+
+    >>> [percent(share) for share in (0.123, 0.0456, 0.0001, 0)]
+    ['12%', '4.6%', '<0.1%', '0%']
+    """
+    if 0 < share < 0.001:
+        return "<0.1%"
+    digits = 0 if share >= 0.0995 or share == 0 else 1
+    return f"{100 * share:.{digits}f}%"

@@ -28,13 +28,14 @@ LAYERS = {
     "row_blocks": (set(), set()),
     "boxes": (set(), {"torch"}),
     "files": ({"user_errors"}, set()),
+    "path_checks": ({"user_errors", "files"}, set()),
     "solver": (set(), {"detectron2", "fvcore"}),
     "losses.kernels": ({"row_blocks", "checks"}, {"torch"}),
     "losses": (BOTTOM | {"losses.kernels"}, {"torch"}),
     "criteria": (BOTTOM | {"losses", "losses.kernels"}, {"torch"}),
     "assigners": (BOTTOM, {"torch"}),
     "layers": (BOTTOM, {"torch", "torchvision"}),
-    "visualization": ({"files"}, TORCH | {"detectron2", "matplotlib", "jinja2"}),
+    "visualization": ({"files", "user_errors"}, TORCH | {"detectron2", "matplotlib", "jinja2"}),
     "data.shapes": ({"user_errors", "files"}, {"numpy", "cv2", "tqdm"}),
     "data.images": (set(), {"numpy", "PIL"}),
     "data.coco_json": (
@@ -48,7 +49,7 @@ LAYERS = {
         TORCH | DETECTRON2 | {"PIL", "cv2", "tqdm", "imagehash"},
     ),
     "evaluation": (
-        {"components", "files", "labels", "user_errors", "library_warnings", "data"}
+        {"components", "files", "labels", "path_checks", "user_errors", "library_warnings", "data"}
         | {"data.coco_json"},
         {"numpy", "scipy", "sklearn", "faster_coco_eval"} | DETECTRON2,
     ),
@@ -61,6 +62,7 @@ LAYERS = {
             "checks",
             "components",
             "files",
+            "path_checks",
             "user_errors",
             "assigners",
             "criteria",
@@ -72,8 +74,8 @@ LAYERS = {
         TORCH | DETECTRON2 | {"yaml", "PIL"},
     ),
     "analysis": (
-        {"files", "user_errors", "data", "data.coco_json", "data.formats", "data.images"}
-        | {"modeling", "evaluation", "engine", "visualization", "library_warnings"},
+        {"files", "path_checks", "user_errors", "data", "data.coco_json", "data.formats"}
+        | {"data.images", "modeling", "evaluation", "engine", "visualization", "library_warnings"},
         TORCH | {"detectron2", "tqdm"},
     ),
     # The doctor's probes import these lazily, inside functions.

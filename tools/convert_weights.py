@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ranking_det.library_warnings import hide_library_warnings, shorten_interrupts
+from ranking_det.path_checks import check_file
 
 if __name__ == "__main__":
     hide_library_warnings()  # before the imports that cause them
@@ -39,7 +40,6 @@ from torch import Tensor, nn
 
 from ranking_det.criteria import CriterionBase
 from ranking_det.engine.checkpoint import UNREADABLE
-from ranking_det.engine.run_checks import check_file
 from ranking_det.engine.run_config import load_config
 from ranking_det.engine.safe_unpickling import read_torch
 from ranking_det.files import partial_path, rename_whole

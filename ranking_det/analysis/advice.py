@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from ranking_det.data.object_statistics import TINY, ClassCount, Copies, DataStatistics
 from ranking_det.engine.custom_data import MANY_CROWDS
 from ranking_det.engine.positive_counts import PositiveCounts
-from ranking_det.user_errors import counted
-from ranking_det.visualization.page import percent
+from ranking_det.user_errors import counted, percent
 
 FEW_OBJECTS = 10
 """The advice names classes with fewer objects."""

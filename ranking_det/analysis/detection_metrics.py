@@ -12,8 +12,8 @@ from ranking_det.analysis.result_files import read_result_files
 from ranking_det.evaluation.correlation import Correlation
 from ranking_det.evaluation.detection_analysis import analyze_detections
 from ranking_det.evaluation.lrp import summarize
-from ranking_det.evaluation.metrics import overall, per_class, without_nan
-from ranking_det.files import write_json
+from ranking_det.evaluation.metrics import overall, per_class
+from ranking_det.files import without_nan, write_json
 from ranking_det.user_errors import UserError
 
 

@@ -16,11 +16,10 @@ from ranking_det.data.coco_json.image_files import ImageFinder, check_folder
 from ranking_det.data.coco_json.reader import load_json
 from ranking_det.data.images import UnreadableImageError
 from ranking_det.data.mapper import read_array
-from ranking_det.engine.run_checks import check_apart, check_no_folder, check_output_dir
 from ranking_det.evaluation.detection_analysis import analyze_detections
 from ranking_det.evaluation.ground_truth import describe
 from ranking_det.evaluation.matching import match
-from ranking_det.evaluation.metrics import without_nan
+from ranking_det.evaluation.precision_recall import mean_precision
 from ranking_det.evaluation.ranking_errors import (
     ImageErrors,
     choose_images,
@@ -30,13 +29,13 @@ from ranking_det.evaluation.ranking_errors import (
 from ranking_det.evaluation.score_statistics import (
     cross_fitted_calibration,
     image_halves,
-    mean_precision,
     score_histogram,
     score_iou_histogram,
     score_range,
     threshold_numbers,
 )
-from ranking_det.files import make_folder, write_json, write_whole
+from ranking_det.files import make_folder, without_nan, write_json, write_whole
+from ranking_det.path_checks import check_apart, check_no_folder, check_output_dir
 from ranking_det.user_errors import UserError, listed
 from ranking_det.visualization.detection_page import (
     PAIR_KINDS,

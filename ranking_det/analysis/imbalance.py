@@ -13,8 +13,8 @@ from typing import Any
 
 from ranking_det.analysis.training_metrics import read_finite_metrics
 from ranking_det.engine.reverse_pair_counts import DENSE
-from ranking_det.evaluation.command_line import check_outputs
 from ranking_det.files import write_json
+from ranking_det.path_checks import check_outputs
 from ranking_det.user_errors import UserError, counted
 
 METRIC = "negatives_per_positive"

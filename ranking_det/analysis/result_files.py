@@ -9,10 +9,10 @@ import numpy as np
 
 from ranking_det.data.coco_json.reader import is_lvis
 from ranking_det.data.coco_json.results import read_results
-from ranking_det.evaluation.command_line import check_outputs
 from ranking_det.evaluation.ground_truth import describe, read_ground_truth
 from ranking_det.evaluation.libraries import check_library
 from ranking_det.evaluation.metrics import DetectionEvaluation, Rules, evaluate_detections
+from ranking_det.path_checks import check_outputs
 from ranking_det.user_errors import counted
 
 Results = list[dict[str, Any]]

@@ -10,9 +10,9 @@ from typing import Any
 from ranking_det.engine.command import parse
 from ranking_det.engine.reverse_pair_counts import measure_pairs
 from ranking_det.engine.run_config import load_config
-from ranking_det.evaluation.command_line import check_outputs
 from ranking_det.evaluation.reverse_pairs import MINED
 from ranking_det.files import write_json
+from ranking_det.path_checks import check_outputs
 from ranking_det.user_errors import UserError, counted
 
 

@@ -22,17 +22,18 @@ from ranking_det.engine.checkpoint import (
     read_checkpoint,
 )
 from ranking_det.engine.command import Command
-from ranking_det.engine.plan import make_missing_sets, make_plan
-from ranking_det.engine.run_checks import check_file
+from ranking_det.engine.part_errors import one_line_errors
+from ranking_det.engine.plan import make_plan
 from ranking_det.engine.speed import time_thresholds
 from ranking_det.evaluation.calibration import CalibrationErrors, calibration_errors
-from ranking_det.evaluation.command_line import check_outputs
 from ranking_det.evaluation.detection_analysis import pooled_metrics
 from ranking_det.evaluation.fitted_scores import FittedScores, fit_scores
-from ranking_det.evaluation.metrics import DetectionEvaluation, without_nan
+from ranking_det.evaluation.metrics import DetectionEvaluation
 from ranking_det.evaluation.score_statistics import image_halves
 from ranking_det.evaluation.thresholds import ThresholdSweep
-from ranking_det.files import write_json
+from ranking_det.files import without_nan, write_json
+from ranking_det.modeling.threshold_watch import THRESHOLD_KEYS
+from ranking_det.path_checks import check_file, check_outputs
 from ranking_det.user_errors import UserError, counted, listed
 
 SWEEP = (
@@ -40,9 +41,6 @@ SWEEP = (
     *(0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
 )
 """The thresholds of a sweep, by default; dense where scores after Rank & Sort Loss can lie."""
-
-KEYS = ("model.inference.score_thresh", "model.roi_heads.box_predictor.test_score_thresh")
-"""The config keys of the score threshold of dense detectors and of R-CNNs."""
 
 TITLES = {"lrp": "smallest LRP error", "f1": "highest F1", "precision": "precision >= {:g}"}
 """What each kind of threshold is for."""
@@ -227,10 +225,11 @@ def _threshold_lines(fitted: FittedScores, largest: float, precision: float) -> 
     """Return a line for each kind of threshold, with the override that applies it."""
     overall = {TITLES[kind]: values.overall for kind, values in fitted.thresholds.items()}
     overall["largest, AP within .1"] = largest
-    lines = [f"One threshold for all classes, as an override (R-CNNs: {KEYS[1]}):"]
+    key, rcnn_key = THRESHOLD_KEYS
+    lines = [f"One threshold for all classes, as an override (R-CNNs: {rcnn_key}):"]
     for title, value in overall.items():
         title = title.format(precision)
-        override = "not reached" if math.isnan(value) else f"{KEYS[0]}={round_below(value):g}"
+        override = "not reached" if math.isnan(value) else f"{key}={round_below(value):g}"
         lines.append(f"  {title:21} {override}")
     return [*lines, "The thresholds of each class are in the file; --fitted uses them."]
 
@@ -287,16 +286,16 @@ def write_sweep(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]
     rows = sweep.rows(thresholds, len(files.ground_truth["images"]))
     lines = list(files.lines)
     if plan is not None:
-        make_missing_sets(plan.config.names("test"))
-        plan.load_weights()
-        loader = plan.config.test_loader(plan.config.test_sets()[0])
-        total = min(args.num_images, length_hint(loader, args.num_images))
-        times, num_images = time_thresholds(
-            plan.config.augment(plan.model),
-            tqdm(islice(loader, total), "timing", total, leave=False),
-            thresholds,
-            args.num_images,
-        )
+        with one_line_errors(plan.model, []):
+            plan.prepare_inference()
+            loader = plan.config.test_loader(plan.config.test_sets()[0])
+            total = min(args.num_images, length_hint(loader, args.num_images))
+            times, num_images = time_thresholds(
+                plan.config.augment(plan.model),
+                tqdm(islice(loader, total), "timing", total, leave=False),
+                thresholds,
+                args.num_images,
+            )
         rows = [row | {"ms": time} for row, time in zip(rows, times, strict=True)]
         lines.append(
             f"ms: mean time per image on {plan.config.train.device}, over "

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ranking_det.data.coco_json.fields import is_finite_number
-from ranking_det.engine.run_checks import check_file
+from ranking_det.files import read_metrics
+from ranking_det.path_checks import check_file
 from ranking_det.user_errors import UserError
-from ranking_det.visualization.training_curves import read_metrics
 
 
 def read_finite_metrics(

@@ -124,7 +124,6 @@ def plan_conversion(
     val: str | None,
     output_dir: str,
     seed: int = 0,
-    share: float = SHARE,
     options: ReadOptions | None = None,
 ) -> ConversionPlan:
     """Find the formats of data sets and convert them in memory; write nothing.
@@ -138,7 +137,6 @@ def plan_conversion(
         val: the folder or file of the validation images; None to find them in ``train``.
         output_dir: the output folder of the run.
         seed: the seed of the split, if there are no validation images.
-        share: the share of the images for validation.
         options: ``max_faults`` and ``strict`` limit the faulty objects and the faulty images.
 
     Returns:
@@ -154,7 +152,7 @@ def plan_conversion(
     options = options or ReadOptions()
     folder = Path(os.path.abspath(output_dir), FOLDER, "" if train is not None else "eval")
     paths = [path for path in dict.fromkeys((train, val)) if path is not None]
-    settings = [VERSION, seed, share, options.max_faults, options.strict, options.allow_outside]
+    settings = [VERSION, seed, SHARE, options.max_faults, options.strict, options.allow_outside]
     stamp = _stamp(paths, output_dir, settings)
     earlier_plan = _read_earlier_plan(folder, stamp)
     if earlier_plan is not None:
@@ -176,7 +174,7 @@ def plan_conversion(
     if train is not None and val is not None:
         plan.lines += _compare_images(parts, val)
     if val is None and "val" not in parts:
-        parts = _split_training_images(parts["train"], plan, str(train), seed, share)
+        parts = _split_training_images(parts["train"], plan, str(train), seed)
     plan.train, plan.val = (_make_side(folder, name, parts.get(name)) for name in ("train", "val"))
     return plan
 
@@ -269,10 +267,10 @@ def _image_files(part: CocoSplit) -> set[str]:
 
 
 def _split_training_images(
-    train: CocoSplit, plan: ConversionPlan, data_name: str, seed: int, share: float
+    train: CocoSplit, plan: ConversionPlan, data_name: str, seed: int
 ) -> dict[str, CocoSplit]:
     split = split_images(
-        train.content, train.image_root, data_name=data_name, share=share, seed=seed
+        train.content, train.image_root, data_name=data_name, share=SHARE, seed=seed
     )
     plan.record = split.record
     plan.lines += [*split.lines, f"the split is written to {plan.folder / 'split.json'}"]

@@ -22,6 +22,12 @@ logger = logging.getLogger(__name__)
 
 Size = tuple[int, int]
 
+IMAGE_SUFFIXES = frozenset(
+    ".avif .bmp .dib .gif .jfif .jp2 .jpe .jpeg .jpg .mpo .pbm .pgm .png .pnm .ppm .tga .tif .tiff "
+    ".webp".split()
+)
+"""The extensions of image files, in lower case."""
+
 _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
 _TRANSPOSE = {
@@ -104,8 +110,7 @@ def has_image_extension(path: str) -> bool:
     Args:
         path: the file, which need not exist.
     """
-    suffix = Path(path).suffix.lower()
-    return Image.registered_extensions().get(suffix) in _formats()
+    return Path(path).suffix.lower() in IMAGE_SUFFIXES
 
 
 def read_header(path: str) -> Header:

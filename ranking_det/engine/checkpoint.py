@@ -24,9 +24,10 @@ from ranking_det.criteria import CriterionBase
 from ranking_det.engine.command import Command
 from ranking_det.engine.failures import output_failure
 from ranking_det.engine.output_folder import RESUMABLE, discard_earlier, has_training
-from ranking_det.engine.run_checks import LARGEST, check_file
+from ranking_det.engine.run_checks import LARGEST
 from ranking_det.engine.safe_unpickling import read_weights
 from ranking_det.files import PARTIAL, partial_path, rename_whole, write_whole
+from ranking_det.path_checks import check_file
 from ranking_det.user_errors import (
     RunError,
     UserError,

@@ -17,8 +17,8 @@ from torch import distributed, nn
 from ranking_det.engine.run_checks import check_num_classes
 from ranking_det.engine.run_config import RunConfig
 from ranking_det.evaluation.fitted_scores import FittedScores
-from ranking_det.evaluation.metrics import COLUMNS, per_class, table_cell, without_nan
-from ranking_det.files import TableRow, write_table, write_whole
+from ranking_det.evaluation.metrics import COLUMNS, per_class_rows
+from ranking_det.files import TableRow, without_nan, write_table, write_whole
 from ranking_det.modeling.threshold_watch import watch_scores
 
 PER_CLASS_FILE = "per_class_ap.csv"
@@ -124,21 +124,14 @@ def write_per_class(results: Mapping[str, Any], output_dir: str, datasets: Seque
 def _rows(dataset: str, tasks: Mapping[str, Any]) -> list[TableRow]:
     """Return the lines of a data set; none if its evaluator gives no AP per class."""
     classes = list(MetadataCatalog.get(dataset).get("thing_classes") or [])
-    measured = {task: entry for task, entry in tasks.items() if isinstance(entry, Mapping)}
-    columns = {
-        f"{task}_{name}": values
-        for name in COLUMNS
-        for task, entry in measured.items()
-        if (values := per_class(entry, classes, name))
-    }
-    if not any(column.endswith("_AP") for column in columns):
+    measured = {f"{task}_": entry for task, entry in tasks.items() if isinstance(entry, Mapping)}
+    rows = per_class_rows(measured, classes)
+    if not any(column.endswith("_AP") for row in rows[:1] for column in row):
         return []
     objects, images = _count(dataset, MetadataCatalog.get(dataset).get("json_file"))
     return [
-        {"dataset": dataset, "class": name}
-        | {column: table_cell(values[name]) for column, values in columns.items()}
-        | {"objects": objects[index], "images": images[index]}
-        for index, name in enumerate(classes)
+        {"dataset": dataset, **row, "objects": objects[index], "images": images[index]}
+        for index, row in enumerate(rows)
     ]
 
 

@@ -19,8 +19,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from ranking_det.components import check_key, check_value, parameters
-from ranking_det.engine.run_checks import check_file, check_freeze_at, check_size
+from ranking_det.engine.run_checks import check_freeze_at, check_size
 from ranking_det.engine.safe_config import load_saved_config
+from ranking_det.path_checks import check_file
 from ranking_det.user_errors import UserError, nearest, show
 
 REQUIRED = {

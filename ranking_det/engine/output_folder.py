@@ -25,8 +25,8 @@ from typing import IO
 from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 
-from ranking_det.engine.run_checks import check_no_folder
 from ranking_det.files import PARTIAL, make_folder, write_whole
+from ranking_det.path_checks import check_no_folder
 from ranking_det.user_errors import UserError
 
 logger = logging.getLogger(__name__)

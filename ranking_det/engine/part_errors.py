@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -47,6 +48,32 @@ def named_error(
     if isinstance(error, (UserError, RunError)):
         return error
     return run_failure(error, folders, advice) or part_error(error, model)
+
+
+@contextmanager
+def one_line_errors(
+    model: nn.Module,
+    folders: Iterable[str | None],
+    advice: Callable[[], str] = lambda: "start the command again",
+) -> Iterator[None]:
+    """Turn an error in the middle of a run into the one-line error that the command reports.
+
+    Args:
+        model: the model of the run, not distributed.
+        folders: the folders that the run writes to.
+        advice: returns how to continue.
+
+    Raises:
+        UserError: as it was raised.
+        RunError: a part of the run fails; see :func:`named_error`. Other errors stay as they are.
+    """
+    try:
+        yield
+    except Exception as error:
+        reported_error = named_error(error, model, folders, advice)
+        if reported_error is None or reported_error is error:
+            raise
+        raise reported_error from error
 
 
 def part_error(error: Exception, model: nn.Module) -> RunError | None:

@@ -56,7 +56,10 @@ from ranking_det.engine.resuming import check_states
 from ranking_det.engine.run_config import Records, RunConfig, load_config
 from ranking_det.evaluation.fitted_scores import FittedScores
 from ranking_det.modeling.interface import interface_of
-from ranking_det.user_errors import UserError, disable_log, record_log
+from ranking_det.path_checks import check_apart, check_file, check_output_dir
+from ranking_det.user_errors import UserError, disable_log, listed, record_log
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -137,6 +140,28 @@ class Plan:
         strict = command.resume or command.eval_only or bool(command.predict)
         load_weights(self.model, self.weights, strict=strict)
 
+    def prepare_inference(self) -> None:
+        """Load the weights for inference, and generate the missing test sets of an evaluation.
+
+        A warning is logged if the test images are preprocessed differently than in the run of the
+        weights.
+
+        Raises:
+            UserError: the weights do not fit the model, or a file of the data is faulty.
+        """
+        if self.command.eval_only:
+            make_missing_sets(missing_shapes(self.config.names("test")))
+        self.load_weights()
+        changes = self.config.input_changes(self.weights.extras.get("config") or "")
+        if changes:
+            logger.warning(
+                "The images are preprocessed differently than in the run that trained %s, which "
+                "can make the detections worse: %s; repeat the overrides of the run, or use its "
+                "config.yaml",
+                self.weights.path,
+                listed(changes),
+            )
+
     def take_records(self) -> Records | None:
         """Return the training set, loading it if needed, and keep no reference to it."""
         records, self.records = self.records, None
@@ -212,7 +237,7 @@ def make_missing_sets(names: Sequence[str]) -> None:
     for name in names:
         path = MetadataCatalog.get(name).get("json_file")
         if path:
-            run_checks.check_file(path, f"the annotation file of {name!r}")
+            check_file(path, f"the annotation file of {name!r}")
 
 
 def _check_folders(config: RunConfig, command: Command) -> None:
@@ -220,17 +245,17 @@ def _check_folders(config: RunConfig, command: Command) -> None:
     output_dir, key = config.train.output_dir, config.user_key("train.output_dir")
     only_draws = command.predict or command.preview is not None
     if only_draws and command.output:
-        run_checks.check_output_dir(command.output, "--output")
+        check_output_dir(command.output, "--output")
         return
-    run_checks.check_output_dir(output_dir, key)
+    check_output_dir(output_dir, key)
     if only_draws:
         folder = "predictions" if command.predict else "preview"
-        run_checks.check_output_dir(str(Path(output_dir, folder)), key)
+        check_output_dir(str(Path(output_dir, folder)), key)
         return
     check_names(output_dir, key)
     results = OmegaConf.select(config.nodes, "dataloader.evaluator.output_dir")
     if isinstance(results, str):
-        run_checks.check_output_dir(results, config.user_key("dataloader.evaluator.output_dir"))
+        check_output_dir(results, config.user_key("dataloader.evaluator.output_dir"))
     if command.resume:
         check_not_put_aside(output_dir, key)
     elif command.trains and not command.overwrite:
@@ -242,7 +267,7 @@ def _check_apart(config: RunConfig, command: Command) -> None:
     names = ("train", "val", "train_json", "val_json", "train_images", "val_images")
     inputs = {f"--{name.replace('_', '-')}": vars(command)[name] for name in names}
     key = config.user_key("train.output_dir")
-    run_checks.check_apart(config.train.output_dir, inputs, key)
+    check_apart(config.train.output_dir, inputs, key)
 
 
 def _find_weights(config: RunConfig, command: Command) -> Checkpoint:

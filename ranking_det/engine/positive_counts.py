@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ranking_det.data.images import UnreadableImageError
-from ranking_det.data.mapper import BoxMapper, DatasetMapper, ImageMapper, read_array
+from ranking_det.data.mapper import read_array
 from ranking_det.data.object_statistics import (
     SCALES,
     SIZES,
@@ -30,7 +30,6 @@ from ranking_det.data.object_statistics import (
 )
 from ranking_det.engine.run_config import RunConfig
 from ranking_det.modeling.interface import interface_of
-from ranking_det.user_errors import UserError
 
 MAX_IMAGES = 100
 """Default maximum number of images in which positives are counted."""
@@ -90,37 +89,6 @@ class _Input(NamedTuple):
     pixels: Tensor | None
 
 
-def resizing_of(config: RunConfig) -> tuple[T.AugmentationList, str]:
-    """Return the augmentations of a config's test mapper, and the order of the channels.
-
-    Args:
-        config: the config.
-
-    Raises:
-        UserError: the mapper is neither Detectron2's nor :class:`BoxMapper`.
-    """
-    mapper = known_mapper(config.mapper("test"), "test")
-    return mapper.augmentations, mapper.image_format
-
-
-def known_mapper(image_mapper: ImageMapper, split: str) -> DatasetMapper | BoxMapper:
-    """Return the wrapped mapper of a config, whose augmentations and image format are known.
-
-    Args:
-        image_mapper: the mapper, as the config builds it.
-        split: "train" or "test", for the message.
-
-    Raises:
-        UserError: the mapper is neither Detectron2's nor :class:`BoxMapper`.
-    """
-    mapper = image_mapper.mapper
-    if not isinstance(mapper, (DatasetMapper, BoxMapper)):
-        kind = type(mapper).__name__
-        key = f"dataloader.{split}.mapper"
-        raise UserError(f"{key}: expected DatasetMapper or BoxMapper, got {kind}")
-    return mapper
-
-
 def input_sizes(config: RunConfig, images: Sequence[ImageObjects]) -> np.ndarray:
     """Return the sizes to which a config's test mapper resizes images.
 
@@ -132,9 +100,9 @@ def input_sizes(config: RunConfig, images: Sequence[ImageObjects]) -> np.ndarray
         (N, 2) width and height in pixels.
 
     Raises:
-        UserError: see :func:`resizing_of`.
+        UserError: see :meth:`RunConfig.resizing`.
     """
-    augmentations, _ = resizing_of(config)
+    augmentations, _ = config.resizing()
     nothing = np.zeros((0, 4)), torch.zeros(0, dtype=torch.int64)
     # Resize once per size: the images of a data set have few different sizes.
     sizes = {image.size: (0, 0) for image in images}
@@ -166,9 +134,9 @@ def count_positives(
         The counts; None if the model does not report its positives, or no image could be used.
 
     Raises:
-        UserError: see :func:`resizing_of`.
+        UserError: see :meth:`RunConfig.resizing`.
     """
-    augmentations, image_format = resizing_of(config)
+    augmentations, image_format = config.resizing()
     needs_pixels = interface_of(model).positives_need_images
     rows = [index for index, image in enumerate(images) if len(image.boxes)]
     order = np.random.default_rng(0).permutation(rows)[:max_images].tolist()

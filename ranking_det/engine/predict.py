@@ -25,10 +25,10 @@ from torch import nn
 from ranking_det.data.images import UnreadableImageError, has_image_extension, is_image, read_header
 from ranking_det.data.mapper import ImageMapper, read_array
 from ranking_det.engine.failures import output_failure
-from ranking_det.engine.run_checks import check_no_folder, check_output_dir
 from ranking_det.engine.stopping import Stopped
 from ranking_det.evaluation.fitted_scores import FittedScores
 from ranking_det.files import reserve_space, write_json, write_whole
+from ranking_det.path_checks import check_no_folder, check_output_dir
 from ranking_det.user_errors import RunError, UserError, counted, listed
 from ranking_det.visualization.detections import overlay
 

@@ -16,13 +16,16 @@ from detectron2.structures import BoxMode, Instances
 from torch import Tensor, nn
 
 from ranking_det.data.mapper import read_array
-from ranking_det.engine.run_checks import check_output_dir
 from ranking_det.modeling.interface import interface_of
+from ranking_det.path_checks import check_output_dir
 from ranking_det.user_errors import UserError, counted
 from ranking_det.visualization.detections import DetectionExample, class_name, draw_examples
 from ranking_det.visualization.preview_image import DrawnPositives, draw_preview
 
 logger = logging.getLogger(__name__)
+
+NUM_EXAMPLES = 6
+"""Maximum number of images of :func:`draw_detections`."""
 
 
 class PreviewSummary(NamedTuple):
@@ -120,7 +123,6 @@ def draw_detections(
     loader: Iterable[list[dict[str, Any]]],
     dataset: str,
     picture: str | Path,
-    num_images: int = 6,
 ) -> None:
     """Draw ground truth (left) and detections (right) of the first images that have objects.
 
@@ -133,7 +135,6 @@ def draw_detections(
         loader: a test loader with one image per batch.
         dataset: name of the loader's data set, which has the annotations.
         picture: path of the PNG file to write.
-        num_images: maximum number of images.
     """
     records = {record["image_id"]: record for record in DatasetCatalog.get(dataset)}
     examples = []
@@ -145,7 +146,7 @@ def draw_detections(
             if record.get("annotations"):
                 detections = model(inputs)[0]["instances"].to("cpu")
                 examples.append(_example(record, detections))
-            if len(examples) == num_images:
+            if len(examples) == NUM_EXAMPLES:
                 break
     if examples:
         draw_examples(examples, MetadataCatalog.get(dataset).get("thing_classes"), picture)

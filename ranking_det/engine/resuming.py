@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from detectron2.engine import SimpleTrainer, hooks
 from detectron2.solver import LRMultiplier
 from fvcore.common.param_scheduler import ParamScheduler
@@ -20,8 +19,7 @@ from torch import nn
 
 from ranking_det.data.coco_json.fields import is_finite_number
 from ranking_det.engine.checkpoint import UNREADABLE, Checkpoint
-from ranking_det.engine.run_config import Records, leaves
-from ranking_det.engine.safe_config import parse_plain
+from ranking_det.engine.run_config import Records, saved_values
 from ranking_det.user_errors import UserError, listed, reason_of, show
 
 logger = logging.getLogger(__name__)
@@ -234,11 +232,8 @@ def config_changes(before: str, after: str) -> list[str]:
         A line for each value that differs, except for output folders: ``train.seed: 1 -> 2``. The
         list is empty if a text is empty or is not yaml.
     """
-    try:
-        old, new = (leaves(parse_plain(text)) for text in (before, after))
-    except (ValueError, TypeError, RecursionError, yaml.YAMLError):
-        return []
-    if not old:
+    old, new = saved_values(before), saved_values(after)
+    if not old or not new:
         return []
     lines = []
     for key in dict.fromkeys([*old, *new]):

@@ -25,11 +25,9 @@ from ranking_det.criteria import Candidates, CriterionBase, CriterionOutput
 from ranking_det.data.mapper import ImageMapper
 from ranking_det.engine.command import Command
 from ranking_det.engine.custom_data import log_custom_data
-from ranking_det.engine.part_errors import named_error
-from ranking_det.engine.plan import Plan, make_missing_sets, make_plan
-from ranking_det.engine.positive_counts import known_mapper, resizing_of
-from ranking_det.engine.run import warn_of_other_inputs
-from ranking_det.engine.run_config import Records, RunConfig
+from ranking_det.engine.part_errors import one_line_errors
+from ranking_det.engine.plan import make_plan
+from ranking_det.engine.run_config import Records, RunConfig, known_mapper
 from ranking_det.evaluation.reverse_pairs import HeadPairs
 from ranking_det.user_errors import UserError
 
@@ -79,30 +77,17 @@ def measure_pairs(command: Command, max_images: int | None = None) -> PairReport
         RunError: a part of the model fails.
     """
     plan = make_plan(command)
-    try:
-        return _measure(plan, max_images)
-    except Exception as error:
-        reported_error = named_error(
-            error, plan.model, [plan.output_dir], lambda: "start the command again"
-        )
-        if reported_error is None or reported_error is error:
-            raise
-        raise reported_error from error
-
-
-def _measure(plan: Plan, max_images: int | None) -> PairReport:
     config, datasets = plan.config, plan.config.names("test")
-    mapper = _mapper(config)
-    setup_logger(name="ranking_det")
-    plan.write_data()
-    log_custom_data(plan.data, masks=plan.learns_masks)
-    make_missing_sets(datasets)
-    plan.load_weights()
-    warn_of_other_inputs(plan)
-    records = sample_records(datasets, max_images)
-    workers = OmegaConf.select(config.nodes, "dataloader.test.num_workers") or 0
-    loader = build_detection_test_loader(records, mapper=mapper, num_workers=workers)
-    images, heads = count_reverse_pairs(plan.model, loader, len(records))
+    with one_line_errors(plan.model, [plan.output_dir]):
+        mapper = _mapper(config)
+        setup_logger(name="ranking_det")
+        plan.write_data()
+        log_custom_data(plan.data, masks=plan.learns_masks)
+        plan.prepare_inference()
+        records = sample_records(datasets, max_images)
+        workers = OmegaConf.select(config.nodes, "dataloader.test.num_workers") or 0
+        loader = build_detection_test_loader(records, mapper=mapper, num_workers=workers)
+        images, heads = count_reverse_pairs(plan.model, loader, len(records))
     class_names = MetadataCatalog.get(datasets[0]).get("thing_classes")
     return PairReport(plan.weights.path, datasets, class_names, images, heads)
 
@@ -135,7 +120,7 @@ def _mapper(config: RunConfig) -> ImageMapper:
         raise UserError("dataloader.test: expected a loader with dataset.names, got none")
     mapper = config.mapper("train", blank=True)
     training_mapper = known_mapper(mapper, "train")
-    training_mapper.augmentations, training_mapper.image_format = resizing_of(config)
+    training_mapper.augmentations, training_mapper.image_format = config.resizing()
     return mapper
 
 

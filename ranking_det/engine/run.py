@@ -30,14 +30,14 @@ from ranking_det.engine.failures import lost_connection, run_failure
 from ranking_det.engine.heartbeats import TIMEOUT
 from ranking_det.engine.launching import GRACE, check_processes, start, watched
 from ranking_det.engine.output_folder import check_still_no_training, remove_partial, sole_writer
-from ranking_det.engine.part_errors import named_error
+from ranking_det.engine.part_errors import one_line_errors
 from ranking_det.engine.plan import Plan, check_records, make_missing_sets, make_plan
 from ranking_det.engine.predict import predict_images
 from ranking_det.engine.preview import draw_previews
 from ranking_det.engine.resuming import describe_training_data
 from ranking_det.engine.stopping import CheckpointRequest, Stopped, on_signals, stop
 from ranking_det.engine.training import distribute, train_model
-from ranking_det.user_errors import RunError, UserError, counted, line_of, listed
+from ranking_det.user_errors import RunError, UserError, counted, line_of
 
 logger = logging.getLogger(__name__)
 
@@ -124,17 +124,15 @@ def run(command: Command) -> str:
     def advice() -> str:
         return how_to_continue(plan.output_dir) if command.trains else "start the command again"
 
-    try:
-        with watched(plan.config.train.get("timeout", TIMEOUT), advice):
-            return _run_plan(plan)
-    except Exception as error:
-        reported_error = named_error(error, plan.model, [command.output, plan.output_dir], advice)
-        if reported_error is None or reported_error is error:
+    with one_line_errors(plan.model, [command.output, plan.output_dir], advice):
+        try:
+            with watched(plan.config.train.get("timeout", TIMEOUT), advice):
+                return _run_plan(plan)
+        except Exception as error:
+            if lost_connection(error):
+                # If another process of this machine is the cause, the parent ends this one now.
+                time.sleep(2 * GRACE)
             raise
-        if lost_connection(error):
-            # If another process of this machine is the cause, the parent process ends this one now.
-            time.sleep(2 * GRACE)
-        raise reported_error from error
 
 
 def _run_plan(plan: Plan) -> str:
@@ -202,10 +200,8 @@ def evaluate_weights(plan: Plan) -> str:
     """
     plan.write_data()
     set_up(plan)
-    make_missing_sets(missing_shapes(plan.config.names("test")))
-    plan.load_weights()
+    plan.prepare_inference()
     logger.info("Evaluating %s", plan.weights.path)
-    warn_of_other_inputs(plan)
     if plan.fitted is not None:
         logger.info("The scores are calibrated with --fitted")
     evaluate(plan.config, distribute(plan.model, plan.config.train.device), plan.fitted)
@@ -229,8 +225,7 @@ def predict(plan: Plan) -> str:
     names, ids = plan.classes()
     if ids is None:
         ids = range(config.num_classes(plan.model) or 0)
-    plan.load_weights()
-    warn_of_other_inputs(plan)
+    plan.prepare_inference()
     model, mapper = config.augment(plan.model), config.mapper("test")
     output_dir = plan.command.output or str(Path(plan.output_dir, "predictions"))
     classes = {"class_names": names, "category_ids": ids}
@@ -343,23 +338,6 @@ def _train_loaders(plan: Plan) -> tuple[Any, Any, UnreadableImages]:
     statistics_loader = config.train_loader(records, 0, skipped) if uses_precise_bn else None
     release_sets(set(config.names("train")) - set(config.names("test")))
     return loader, statistics_loader, skipped
-
-
-def warn_of_other_inputs(plan: Plan) -> None:
-    """Warn if the test images are preprocessed differently than in the run of the weights.
-
-    Args:
-        plan: a checked command with weights to evaluate or to predict with.
-    """
-    changes = plan.config.input_changes(plan.weights.extras.get("config") or "")
-    if changes:
-        logger.warning(
-            "The images are preprocessed differently than in the run that trained %s, which can "
-            "make the detections worse: %s; repeat the overrides of the run, or use its "
-            "config.yaml",
-            plan.weights.path,
-            listed(changes),
-        )
 
 
 def _warn_of_a_short_run(plan: Plan) -> None:

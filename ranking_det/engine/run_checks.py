@@ -1,13 +1,11 @@
-"""Check devices, folders, data sets and classes before a run."""
+"""Check devices, data sets and classes before a run."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,26 +48,6 @@ NUMBERS: dict[str, Callable[[str, Any], None]] = {
     "optimizer.lr": partial(check_at_least, low=0.0, strictly=True),
 }
 """The check of each number of a LazyConfig that the engine uses."""
-
-
-def check_file(path: str, what: str) -> None:
-    """Check that a file exists.
-
-    Args:
-        path: the file. A path with a scheme, such as a URL, is not checked.
-        what: the flag or config key of the file, or a name for it, for the message.
-
-    Raises:
-        UserError: the file does not exist, or is a folder, a pipe or a device.
-    """
-    if "://" in path:
-        return
-    if Path(path).is_dir():
-        raise UserError(f"{what}: expected a file, got the folder {path!r}")
-    if not Path(path).exists():
-        raise UserError(f"{what}: {path!r} does not exist (current folder: {Path.cwd()})")
-    if not Path(path).is_file():  # reading a pipe could wait without end
-        raise UserError(f"{what}: expected a file, got the pipe or device {path!r}")
 
 
 def check_number(key: str, name: str, value: Any) -> None:
@@ -145,71 +123,6 @@ def check_size(key: str, value: Any) -> None:
     """
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise UserError(f"{key}: expected an integer of at most 64 bits, got {show(value)}")
-
-
-def check_output_dir(path: str | None, key: str) -> None:
-    """Check that a folder is writable, or can be created.
-
-    Args:
-        path: the folder; it need not exist.
-        key: the flag or config key of the folder, for the message.
-
-    Raises:
-        UserError: the path is empty, a URL, a file or a broken link, has a name that is too long,
-            or cannot be written to.
-    """
-    if not path:
-        raise UserError(f"{key}: expected a folder, got {path!r}")
-    if "://" in path:
-        raise UserError(f"{key}: expected a folder of this machine, got {path!r}")
-    folder = Path(path).absolute()
-    # A broken link or a loop of links exists, but it is not a folder and blocks a new one.
-    while not os.path.lexists(folder):
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(
-            f"{key}: expected a writable folder, got {path!r} ({folder} is not a writable folder)"
-        )
-    longest = os.pathconf(folder, "PC_NAME_MAX")
-    if any(len(os.fsencode(name)) > longest for name in Path(path).parts):
-        raise UserError(f"{key}: expected names of at most {longest} bytes, got {show(path)}")
-
-
-def check_apart(output_dir: str, inputs: Mapping[str, str | None], key: str) -> None:
-    """Refuse an output folder with the user's own files, which could be replaced.
-
-    Args:
-        output_dir: the folder; it need not exist.
-        inputs: maps each flag to the file or folder that the user gives; None for a flag that is
-            not given.
-        key: the flag or config key of the output folder, for the message.
-
-    Raises:
-        UserError: the folder is one of these folders, or has one of these files.
-    """
-    for flag, given in inputs.items():
-        # Unlike Path.resolve, realpath accepts links that lead in a circle.
-        path = os.path.realpath(given or "/")
-        folder = os.path.dirname(path) if os.path.isfile(path) else path
-        if output_dir and folder == os.path.realpath(output_dir):
-            text = f"expected a folder other than that of {flag}"
-            raise UserError(f"{key}: {text}, got {output_dir!r}")
-
-
-def check_no_folder(folder: str, names: Iterable[str], key: str) -> None:
-    """Refuse a folder in which something that is not a file has the name of a file to be written.
-
-    Args:
-        folder: the folder; it need not exist.
-        names: the names of the files to be written.
-        key: the flag or config key of the folder, for the message.
-
-    Raises:
-        UserError: a folder, a broken link or a device has one of the names.
-    """
-    for path in (Path(folder, name) for name in names):
-        if os.path.lexists(path) and not path.is_file():
-            raise UserError(f"{key}: expected a file or nothing at {path}, got something else")
 
 
 def check_device(device: str, key: str) -> None:

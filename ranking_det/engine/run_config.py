@@ -14,7 +14,8 @@ from typing import Any
 import torch
 import yaml
 from detectron2.config import CfgNode, LazyConfig, instantiate
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.data import transforms as T
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.solver import LRMultiplier
 from fvcore.common.param_scheduler import ParamScheduler
@@ -23,7 +24,7 @@ from torch import nn
 
 from ranking_det.checks import check_at_least
 from ranking_det.data.catalog import small_set
-from ranking_det.data.mapper import ImageMapper, UnreadableImages
+from ranking_det.data.mapper import BoxMapper, ImageMapper, UnreadableImages
 from ranking_det.data.stream import seeded
 from ranking_det.engine import yaml_config
 from ranking_det.engine.lazy_config import load_lazy_config, target_of
@@ -331,6 +332,15 @@ class RunConfig:
         self._check_type(mapper, Callable, key)
         return ImageMapper(mapper, skipped=skipped, blank=blank)
 
+    def resizing(self) -> tuple[T.AugmentationList, str]:
+        """Return the augmentations of the test mapper, and the order of the channels.
+
+        Raises:
+            UserError: the mapper is neither Detectron2's nor :class:`BoxMapper`.
+        """
+        mapper = known_mapper(self.mapper("test"), "test")
+        return mapper.augmentations, mapper.image_format
+
     def train_loader(
         self, records: Records | None, start_iter: int, skipped: UnreadableImages | None = None
     ) -> Any:
@@ -361,25 +371,16 @@ class RunConfig:
         Returns:
             A text for each value that differs. Configs of different kinds are not compared.
         """
-        try:
-            before = parse_plain(saved)
-            if self.yaml is not None:
-                keys = ("FORMAT", "MIN_SIZE_TEST", "MAX_SIZE_TEST")
-                nodes = [
-                    {key: config["INPUT"][key] for key in keys} for config in (before, self.yaml)
-                ]
-                sides = [_plain_values(node, "INPUT") for node in nodes]
-            else:
-                now = OmegaConf.to_container(self.nodes.dataloader.test.mapper)
-                nodes = [before["dataloader"]["test"]["mapper"], now]
-                sides = [_plain_values(node, "dataloader.test.mapper") for node in nodes]
-        except (ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError):
-            return []
-        saved_values, values = sides
+        if self.yaml is not None:
+            starts = ("INPUT.FORMAT", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST")
+            values = leaves(self.yaml)
+        else:
+            starts = ("dataloader.test.mapper.",)
+            values = leaves(OmegaConf.to_container(self.nodes.dataloader.test), "dataloader.test")
         return [
             f"{key}: {value!r} in that run, {values.get(key)!r} now"
-            for key, value in saved_values.items()
-            if value != values.get(key)
+            for key, value in _plain_values(saved_values(saved)).items()
+            if key.startswith(starts) and value != values.get(key)
         ]
 
     def test_loader(self, name: str) -> Any:
@@ -646,6 +647,36 @@ def _build_parts(node: Any, key: str) -> None:
                 instantiate(part)
 
 
+def known_mapper(image_mapper: ImageMapper, split: str) -> DatasetMapper | BoxMapper:
+    """Return the wrapped mapper of a config, whose augmentations and image format are known.
+
+    Args:
+        image_mapper: the mapper, as the config builds it.
+        split: "train" or "test", for the message.
+
+    Raises:
+        UserError: the mapper is neither Detectron2's nor :class:`BoxMapper`.
+    """
+    mapper = image_mapper.mapper
+    if not isinstance(mapper, (DatasetMapper, BoxMapper)):
+        kind = type(mapper).__name__
+        key = f"dataloader.{split}.mapper"
+        raise UserError(f"{key}: expected DatasetMapper or BoxMapper, got {kind}")
+    return mapper
+
+
+def saved_values(text: str) -> dict[str, Any]:
+    """Return the values of a saved config by their keys; see :func:`leaves`.
+
+    Args:
+        text: a ``config.yaml``. The values are empty if it is empty or is not yaml.
+    """
+    try:
+        return leaves(parse_plain(text))
+    except (ValueError, TypeError, RecursionError, yaml.YAMLError):
+        return {}
+
+
 def leaves(value: Any, key: str = "") -> dict[str, Any]:
     """Return the values in nested containers by their keys, such as "train.seed".
 
@@ -663,7 +694,7 @@ def leaves(value: Any, key: str = "") -> dict[str, Any]:
     return values
 
 
-def _plain_values(value: Any, key: str) -> dict[str, Any]:
+def _plain_values(value: Any, key: str = "") -> dict[str, Any]:
     """Return the numbers, texts and so on in a container by their keys, without the targets."""
     return {
         name: leaf

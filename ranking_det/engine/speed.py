@@ -11,9 +11,10 @@ import torch
 from detectron2.evaluation import inference_context
 from torch import nn
 
+from ranking_det.modeling.threshold_watch import THRESHOLD_KEYS
 from ranking_det.user_errors import UserError
 
-NAMES = ("score_thresh", "test_score_thresh")
+NAMES = [key.rpartition(".")[2] for key in THRESHOLD_KEYS]
 """Names of the attribute that holds the score threshold, here and in Detectron2."""
 
 

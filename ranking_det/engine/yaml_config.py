@@ -27,11 +27,12 @@ from ranking_det.data.coco_json.fields import is_finite_number
 from ranking_det.data.mapper import BoxMapper
 from ranking_det.data.repeat import repeat_rare
 from ranking_det.data.stream import MappedRecords, RecordList
-from ranking_det.engine.run_checks import check_file, check_freeze_at, check_size
+from ranking_det.engine.run_checks import check_freeze_at, check_size
 from ranking_det.engine.safe_config import NO_PROPOSALS, check_name, refusal
 from ranking_det.evaluation import DetectionEvaluator
 from ranking_det.modeling import COMPONENTS, add_ranking_config
 from ranking_det.modeling.yaml_keys import learns_masks, value_of
+from ranking_det.path_checks import check_file
 from ranking_det.user_errors import UserError, disable_log, nearest
 
 FAULTS = (ValueError, AttributeError, TypeError, OSError, RecursionError, yaml.YAMLError)

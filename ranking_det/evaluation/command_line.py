@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,10 @@ from ranking_det.data.coco_json.reader import ReadOptions
 from ranking_det.data.coco_json.results import read_results
 from ranking_det.evaluation import metrics
 from ranking_det.evaluation.ground_truth import describe, read_ground_truth
-from ranking_det.evaluation.libraries import check_library
-from ranking_det.files import partial_path, write_json, write_table
-from ranking_det.user_errors import UserError, counted, run_command
+from ranking_det.evaluation.libraries import LIBRARIES, check_library
+from ranking_det.files import without_nan, write_json, write_table
+from ranking_det.path_checks import check_outputs
+from ranking_det.user_errors import counted, run_command
 
 PROGRAM = "python -m ranking_det.evaluation"
 DESCRIPTION = "Compute AP and oLRP of detections in a file in COCO's result format."
@@ -29,7 +29,6 @@ ANNOTATIONS = {
     "coco": "datasets/coco/annotations/instances_val2017.json",
     "lvis": "datasets/lvis/lvis_v1_val.json",
 }
-LIBRARIES = ["faster-coco-eval", "pycocotools"]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -103,48 +102,13 @@ def _evaluate(args: argparse.Namespace) -> str:
     all_metrics = metrics.detection_metrics(ground_truth, results, args.iou_type, **settings)
     overall = metrics.overall(all_metrics)
     if args.output:
-        write_json(Path(args.output), metrics.without_nan(overall))
+        write_json(Path(args.output), without_nan(overall))
     if args.per_class:
         # The categories are sorted by id.
         classes = [category["name"] for category in ground_truth["categories"]]
-        columns = {name: metrics.per_class(all_metrics, classes, name) for name in metrics.COLUMNS}
-        rows = [
-            {"class": label}
-            | {name: metrics.table_cell(values[label]) for name, values in columns.items()}
-            for label in classes
-        ]
-        write_table(Path(args.per_class), ["class", *columns], rows)
+        rows = metrics.per_class_rows({"": all_metrics}, classes)
+        write_table(Path(args.per_class), ["class", *metrics.COLUMNS], rows)
     lines = [f"{args.ground_truth}: {describe(ground_truth)}", *notes]
     lines.append(counted(len(results), "result", "results"))
     lines += [f"{name:7} {value:7.3f}" for name, value in overall.items()]
     return "\n".join([*lines, ""])
-
-
-def check_outputs(inputs: Mapping[str, str], outputs: Mapping[str, str | None]) -> None:
-    """Check that files can be written, before anything is computed.
-
-    Args:
-        inputs: the paths of the files that are read, by a name for messages.
-        outputs: the paths of the files to write, by flag; None for a flag that is not given.
-
-    Raises:
-        UserError: a path cannot be a new file, or is also another of these paths.
-    """
-    used_by = {Path(path).resolve(): name for name, path in inputs.items()}
-    for flag, path in outputs.items():
-        if path is None:
-            continue
-        if not path:
-            raise UserError(f"{flag}: expected a file, got {path!r}")
-        final = Path(path).resolve()
-        if not os.access(final.parent, os.W_OK | os.X_OK) or not final.parent.is_dir():
-            raise UserError(f"{flag} {path}: {final.parent} is not a writable folder")
-        partial = partial_path(final)
-        if len(os.fsencode(partial.name)) > os.pathconf(final.parent, "PC_NAME_MAX"):
-            raise UserError(f"{flag} {path}: no file can have the name {partial.name}")
-        for file in (final, partial):
-            if file.exists() and not file.is_file():
-                raise UserError(f"{flag} {file} is a folder or device, not a file")
-            if file.resolve() in used_by:
-                raise UserError(f"{flag} {file} is also {used_by[file.resolve()]}")
-        used_by |= {final: flag, partial: flag}

@@ -21,8 +21,8 @@ from ranking_det.evaluation.calibration import (
     fit_calibrators,
 )
 from ranking_det.evaluation.matching import Detections, match
-from ranking_det.evaluation.metrics import without_nan
 from ranking_det.evaluation.thresholds import KINDS, Thresholds, fit_thresholds
+from ranking_det.files import without_nan
 from ranking_det.user_errors import UserError, counted, listed, show
 
 SUFFIX = ".scores.json"

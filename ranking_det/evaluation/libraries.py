@@ -11,13 +11,14 @@ import contextlib
 import importlib.util
 import io
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from ranking_det.user_errors import UserError
 
 Library = Literal["faster-coco-eval", "pycocotools"]
+LIBRARIES: tuple[Library, ...] = get_args(Library)
 
 PAIRS = 500_000
 """Maximum number of (image, class) pairs in one call of faster-coco-eval. A million pairs take more
@@ -47,14 +48,13 @@ def check_library(library: Library, *, lvis: bool) -> None:
     Raises:
         UserError: the library is unknown or not installed, or does not support LVIS's rules.
     """
-    modules = {"faster-coco-eval": "faster_coco_eval", "pycocotools": "pycocotools"}
-    if library not in modules:
-        raise UserError(f"library: expected one of {', '.join(modules)}, got {library!r}")
+    if library not in LIBRARIES:
+        raise UserError(f"library: expected one of {', '.join(LIBRARIES)}, got {library!r}")
     if lvis and library == "pycocotools":
         raise UserError(
             "pycocotools supports only COCO's rules; LVIS's rules need faster-coco-eval"
         )
-    if importlib.util.find_spec(modules[library]) is None:
+    if importlib.util.find_spec(library.replace("-", "_")) is None:
         raise UserError(f"{library} is not installed: pip install {library}")
 
 

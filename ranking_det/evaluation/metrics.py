@@ -364,28 +364,32 @@ def _summarize(evaluation: DetectionEvaluation) -> dict[str, float]:
     return {name: _percent(values) for name, values in metrics.items()}
 
 
-def without_nan(value: Any) -> Any:
-    """Replace NaN, an undefined number, with None, because JSON has no NaN.
+def per_class_rows(
+    tasks: Mapping[str, Mapping[str, Any]], classes: Sequence[str]
+) -> list[dict[str, str]]:
+    """Return a row per class for a table of :data:`COLUMNS`, with three decimals.
 
     Args:
-        value: a metric, or a mapping or list of metrics, which may be nested.
+        tasks: metrics as for :func:`per_class`, by the start of their columns, such as "bbox_".
+        classes: the names of the classes.
 
     Returns:
-        The metric, or a copy of the mapping or list.
+        For each class its name as ``class``, and a cell for each metric that the task has, which is
+        empty where the metric is undefined.
     """
-    if isinstance(value, Mapping):
-        return {key: without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    columns = {
+        f"{start}{name}": values
+        for name in COLUMNS
+        for start, metrics in tasks.items()
+        if (values := per_class(metrics, classes, name))
+    }
+    return [
+        {"class": label} | {column: _cell(values[label]) for column, values in columns.items()}
+        for label in classes
+    ]
 
 
-def table_cell(value: float) -> str:
-    """Format a metric for a table, with three decimals; empty for NaN, an undefined number.
-
-    Args:
-        value: such as AP in percent.
-    """
+def _cell(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.3f}"
 
 

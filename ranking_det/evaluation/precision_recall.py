@@ -206,3 +206,23 @@ def pooled_ap(detections: Detections, matches: Matches) -> float:
     """
     rows = counted_rows(detections, matches)
     return ranking_ap(matches.iou[rows] > 0, int(matches.num_objects.sum()))
+
+
+def mean_precision(precision: np.ndarray) -> dict[str, list[float]]:
+    """Average the precision-recall curves of the classes, whose mean precision is AP.
+
+    Args:
+        precision: (T, R, K, A) precision, -1 where there are no objects; see
+            :mod:`ranking_det.evaluation.libraries`.
+
+    Returns:
+        ``recall``, and the mean precision at IoU .5 and .75 as ``AP50`` and ``AP75``, (R,) each;
+        empty without objects.
+    """
+    curves = precision[[0, 5], :, :, 0]
+    defined = curves[:, :, (curves > -1).all(axis=(0, 1))]
+    if not defined.size:
+        return {"recall": [], "AP50": [], "AP75": []}
+    ap50, ap75 = defined.mean(axis=2)
+    recall = np.linspace(0, 1, len(ap50))
+    return {"recall": recall.tolist(), "AP50": ap50.tolist(), "AP75": ap75.tolist()}

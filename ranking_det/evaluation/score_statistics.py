@@ -77,26 +77,6 @@ def score_iou_histogram(
     return {"scores": edges[1].tolist(), "ious": edges[0].tolist(), "counts": counts.tolist()}
 
 
-def mean_precision(precision: np.ndarray) -> dict[str, list[float]]:
-    """Average the precision-recall curves of the classes, whose mean precision is AP.
-
-    Args:
-        precision: (T, R, K, A) precision, -1 where there are no objects; see
-            :mod:`ranking_det.evaluation.libraries`.
-
-    Returns:
-        ``recall``, and the mean precision at IoU .5 and .75 as ``AP50`` and ``AP75``, (R,) each;
-        empty without objects.
-    """
-    curves = precision[[0, 5], :, :, 0]
-    defined = curves[:, :, (curves > -1).all(axis=(0, 1))]
-    if not defined.size:
-        return {"recall": [], "AP50": [], "AP75": []}
-    ap50, ap75 = defined.mean(axis=2)
-    recall = np.linspace(0, 1, len(ap50))
-    return {"recall": recall.tolist(), "AP50": ap50.tolist(), "AP75": ap75.tolist()}
-
-
 def image_halves(num_images: int, seed: int = 0) -> np.ndarray:
     """Split images into two halves at random: one to fit to, and one to measure on.
 

@@ -30,21 +30,6 @@ from ranking_det.modeling.feature_maps import (
 from ranking_det.modeling.interface import Positives
 
 
-def as_one_class(gt_instances: list[Instances]) -> list[Instances]:
-    """Relabel the objects of each image as class 0, keeping only their boxes.
-
-    Args:
-        gt_instances: one Instances per image, with ``gt_boxes`` and ``gt_classes``.
-
-    Returns:
-        New Instances with ``gt_boxes`` and ``gt_classes``.
-    """
-    return [
-        Instances(objects.image_size, gt_boxes=objects.gt_boxes, gt_classes=0 * objects.gt_classes)
-        for objects in gt_instances
-    ]
-
-
 class AnchorCandidates:
     """Mixin for modules that predict on anchors: anchor generation, assignment, candidates.
 

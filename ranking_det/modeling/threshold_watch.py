@@ -19,6 +19,12 @@ from ranking_det.user_errors import counted
 
 logger = logging.getLogger(__name__)
 
+THRESHOLD_KEYS = (
+    "model.inference.score_thresh",
+    "model.roi_heads.box_predictor.test_score_thresh",
+)
+"""The config keys of the score threshold of dense detectors and of R-CNNs."""
+
 MIN_DETECTIONS = 1.0
 """Detections per image below which the threshold is too high."""
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from ranking_det.user_errors import percent
+
 
 def render(template: str, values: Mapping[str, Any]) -> str:
     """Render a page from a template of this folder.
@@ -61,21 +63,3 @@ def number(value: float) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
-
-
-def percent(share: float) -> str:
-    """Return a share as a percentage: a whole number from 10% on, else with one decimal place.
-
-    Args:
-        share: in [0, 1].
-
-    Returns:
-        The text.
-
-    >>> [percent(share) for share in (0.123, 0.0456, 0.0001, 0)]
-    ['12%', '4.6%', '<0.1%', '0%']
-    """
-    if 0 < share < 0.001:
-        return "<0.1%"
-    digits = 0 if share >= 0.0995 or share == 0 else 1
-    return f"{100 * share:.{digits}f}%"

@@ -2,40 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ranking_det.files import read_metrics
 from ranking_det.visualization.figures import save_figure
-
-
-def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """Read a metrics.json: one record per logged iteration.
-
-    A resumed run appends to the file, so iterations may repeat; later values override earlier
-    ones. Lines that are not valid JSON are skipped, such as a last line cut off when the run was
-    killed.
-
-    Args:
-        path: a metrics.json.
-
-    Returns:
-        The records in the order of their iterations, each with ``iteration`` and the metrics.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-    """
-    records: dict[int, dict[str, Any]] = {}
-    for line in Path(path).read_text().splitlines():
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):  # also a number of thousands of digits
-            continue
-        records.setdefault(record["iteration"], {}).update(record)
-    return [records[iteration] for iteration in sorted(records)]
 
 
 def plot_curves(metrics: str | Path, picture: str | Path) -> None:

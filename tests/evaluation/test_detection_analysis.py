@@ -17,7 +17,7 @@ from ranking_det.evaluation.error_kinds import (
 )
 from ranking_det.evaluation.ground_truth import fill_masks
 from ranking_det.evaluation.matching import match
-from ranking_det.evaluation.metrics import average_precision, evaluate_detections, without_nan
+from ranking_det.evaluation.metrics import average_precision, evaluate_detections
 from ranking_det.evaluation.precision_recall import (
     best_f1_threshold,
     operating_point,
@@ -25,6 +25,7 @@ from ranking_det.evaluation.precision_recall import (
     ranking_ap,
     thin,
 )
+from ranking_det.files import without_nan
 from tests.evaluation import analysis_by_loop as by_loop
 from tests.evaluation.cases import NAMES, A, B, C, ground_truth, prepare, random_set, result
 

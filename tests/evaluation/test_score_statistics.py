@@ -7,10 +7,10 @@ from ranking_det.evaluation.calibration import calibration_errors
 from ranking_det.evaluation.lrp import optimal_lrp
 from ranking_det.evaluation.matching import counted_rows, match
 from ranking_det.evaluation.metrics import average_precision, evaluate_detections
+from ranking_det.evaluation.precision_recall import mean_precision
 from ranking_det.evaluation.score_statistics import (
     cross_fitted_calibration,
     image_halves,
-    mean_precision,
     score_histogram,
     score_iou_histogram,
     score_range,

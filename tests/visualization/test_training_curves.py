@@ -1,6 +1,7 @@
 import json
 
-from ranking_det.visualization.training_curves import plot_curves, read_metrics
+from ranking_det.files import read_metrics
+from ranking_det.visualization.training_curves import plot_curves
 
 
 def test_curves_are_drawn_from_metrics_with_a_truncated_last_line(tmp_path):

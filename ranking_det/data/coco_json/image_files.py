@@ -19,13 +19,8 @@ from urllib.parse import unquote
 from ranking_det.data import images as image_reading
 from ranking_det.data.coco_json.faults import NOTED, REFUSED, SHOWN, SKIPPED, Faults
 from ranking_det.data.coco_json.fields import Entry
+from ranking_det.data.images import has_image_extension
 from ranking_det.user_errors import UserError, counted, show
-
-IMAGE_SUFFIXES = frozenset(
-    ".avif .bmp .dib .gif .jfif .jp2 .jpe .jpeg .jpg .mpo .pbm .pgm .png .pnm .ppm .tga .tif .tiff "
-    ".webp".split()
-)
-"""The extensions of image files, in lower case."""
 
 UNREADABLE = "unreadable image"
 """The kind of the faults of images that cannot be decoded. Training and evaluation skip them."""
@@ -127,8 +122,8 @@ def _list_folder(folder: str) -> Folder:
     by_name, by_stem = defaultdict(list), defaultdict(list)
     for name in names:
         by_name[loose_name(name)].append(name)
-        stem, extension = os.path.splitext(name)
-        if extension.lower() in IMAGE_SUFFIXES:
+        stem = os.path.splitext(name)[0]
+        if has_image_extension(name):
             by_stem[loose_name(stem)].append(name)
     return Folder(names, by_name, by_stem)
 

@@ -8,7 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from urllib.parse import unquote
 
-from ranking_det.data.coco_json.image_files import IMAGE_SUFFIXES, loose_name
+from ranking_det.data.coco_json.image_files import loose_name
+from ranking_det.data.images import has_image_extension
 
 CONVERSION = "ranking_det.json"
 """The file that marks the conversion of a data set in the output folder of a run."""
@@ -64,7 +65,7 @@ class FileTree:
     def __init__(self, root: str, exclude: str | None = None) -> None:
         self.root = os.path.abspath(root)
         self.files = sorted(_walk(self.root, exclude))
-        self.images = [path for path in self.files if suffix_of(path) in IMAGE_SUFFIXES]
+        self.images = [path for path in self.files if has_image_extension(path)]
         if not self.images:
             self.images = sorted(_images_above(self.root))
         self._image_paths = frozenset(self.images)
@@ -175,4 +176,4 @@ def _images_above(root: str) -> Iterator[str]:
     for name in IMAGE_FOLDERS:
         if name in names:
             paths += _walk(os.path.join(folder, name))
-    yield from (path for path in paths if suffix_of(path) in IMAGE_SUFFIXES)
+    yield from (path for path in paths if has_image_extension(path))

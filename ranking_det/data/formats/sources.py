@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ranking_det.data.coco_json.faults import FAULT_LIMIT, FAULT_SHARE, LEFT_OUT, SKIPPED, Faults
-from ranking_det.data.coco_json.image_files import IMAGE_SUFFIXES, UNREADABLE
+from ranking_det.data.coco_json.image_files import UNREADABLE
 from ranking_det.data.coco_json.reader import ReadOptions, load_json
 from ranking_det.data.formats import coco_files, labelme, via, voc, yolo
 from ranking_det.data.formats.annotated_images import (
@@ -28,7 +28,7 @@ from ranking_det.data.formats.annotated_images import (
 )
 from ranking_det.data.formats.coco_files import CocoSplit
 from ranking_det.data.formats.file_tree import FileTree, suffix_of
-from ranking_det.data.images import UnreadableImageError, read_header
+from ranking_det.data.images import IMAGE_SUFFIXES, UnreadableImageError, read_header
 from ranking_det.user_errors import UserError, counted
 
 FORMATS = {"coco": coco_files.NAME, "labelme": labelme.NAME, "via": via.NAME}

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import yaml
 
 from ranking_det.data.coco_json.faults import LEFT_OUT, Faults
-from ranking_det.data.coco_json.image_files import IMAGE_SUFFIXES
 from ranking_det.data.formats.annotated_images import (
     AnnotatedImage,
     AnnotatedObject,
@@ -27,7 +26,8 @@ from ranking_det.data.formats.annotated_images import (
     extent,
     to_numbers,
 )
-from ranking_det.data.formats.file_tree import FileTree, split_of, suffix_of
+from ranking_det.data.formats.file_tree import FileTree, split_of
+from ranking_det.data.images import has_image_extension
 from ranking_det.user_errors import UserError, counted, show
 
 NAME = "YOLO"
@@ -244,8 +244,8 @@ def _images_of(place: str, yaml_file: str) -> list[str]:
     if os.path.isdir(place):
         # Not tree.images, which falls back on the parent folder.
         tree = FileTree(place)
-        return [path for path in tree.files if suffix_of(path) in IMAGE_SUFFIXES]
-    if suffix_of(place) in IMAGE_SUFFIXES:
+        return [path for path in tree.files if has_image_extension(path)]
+    if has_image_extension(place):
         return [place]
     images = []
     for line in filter(None, map(str.strip, _lines(place))):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ranking_det.checks import check_at_least, check_choice, check_entries, check_integer
 from ranking_det.layers import HardNMS, ScoreVoting, SoftNMS
 from ranking_det.modeling.postprocessing import RawDetections, postprocess
-from ranking_det.modeling.threshold_watch import count_boxes, count_detections
+from ranking_det.modeling.threshold_watch import THRESHOLD_KEYS, count_boxes, count_detections
 
 # The names that yaml configs may use under MODEL.INFERENCE.
 __all__ = ["DenseInference", "HardNMS", "ScoreVoting", "SoftNMS"]
@@ -22,7 +22,7 @@ __all__ = ["DenseInference", "HardNMS", "ScoreVoting", "SoftNMS"]
 MAX_COORDINATE = 1e8
 """Limit of box coordinates in pixels. Diverged models predict larger ones, whose areas overflow."""
 
-THRESHOLD = "model.inference.score_thresh (yaml: MODEL.INFERENCE.SCORE_THRESH)"
+THRESHOLD = f"{THRESHOLD_KEYS[0]} (yaml: MODEL.INFERENCE.SCORE_THRESH)"
 
 MIN_SOFT_SCORE = 1e-3
 """Soft-NMS drops detections whose lowered score is at most this, or at most score_thresh if that is

@@ -16,11 +16,10 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from ranking_det.checks import check_at_least, check_integer, check_that
-from ranking_det.modeling.anchor_candidates import as_one_class
 from ranking_det.modeling.interface import DetectorAdapter, Positives, register_adapter
 from ranking_det.modeling.rcnn.box_predictor import RankingBoxPredictor
 from ranking_det.modeling.rcnn.roi_heads import StagedROIHeads
-from ranking_det.modeling.rcnn.rpn import RankingRPN
+from ranking_det.modeling.rcnn.rpn import RankingRPN, as_one_class
 from ranking_det.modeling.tta import make_tta_mapper
 
 

@@ -17,13 +17,13 @@ from ranking_det.checks import check_at_least, check_that
 from ranking_det.layers import HardNMS, ScoreVoting, SoftNMS
 from ranking_det.modeling.initialization import prior_logit
 from ranking_det.modeling.postprocessing import RawDetections, postprocess
-from ranking_det.modeling.threshold_watch import count_boxes, count_detections
+from ranking_det.modeling.threshold_watch import THRESHOLD_KEYS, count_boxes, count_detections
 
 # The names that yaml configs may use under MODEL.BOX_PREDICTOR.
 __all__ = ["HardNMS", "RankingBoxPredictor", "ScoreVoting", "SoftNMS"]
 
 THRESHOLD = (
-    "model.roi_heads.box_predictor.test_score_thresh (in a cascade, of the last of "
+    f"{THRESHOLD_KEYS[1]} (in a cascade, of the last of "
     "box_predictors; yaml: MODEL.ROI_HEADS.SCORE_THRESH_TEST)"
 )
 

@@ -29,7 +29,7 @@ from ranking_det.checks import check_at_least, check_integer
 from ranking_det.criteria import CriterionBase
 from ranking_det.labels import IGNORE
 from ranking_det.layers import HardNMS
-from ranking_det.modeling.anchor_candidates import AnchorCandidates, as_one_class
+from ranking_det.modeling.anchor_candidates import AnchorCandidates
 from ranking_det.modeling.feature_maps import MapPredictions, flatten_level
 from ranking_det.modeling.initialization import prior_logit
 from ranking_det.modeling.part_checks import check_rpn_parts
@@ -266,3 +266,18 @@ def _by_mode(name: str, numbers: Sequence[int]) -> dict[bool, int]:
     for number in numbers:
         check_integer(name, number, 1)
     return {True: numbers[0], False: numbers[1]}
+
+
+def as_one_class(gt_instances: list[Instances]) -> list[Instances]:
+    """Relabel the objects of each image as class 0, keeping only their boxes.
+
+    Args:
+        gt_instances: one Instances per image, with ``gt_boxes`` and ``gt_classes``.
+
+    Returns:
+        New Instances with ``gt_boxes`` and ``gt_classes``.
+    """
+    return [
+        Instances(objects.image_size, gt_boxes=objects.gt_boxes, gt_classes=0 * objects.gt_classes)
+        for objects in gt_instances
+    ]
