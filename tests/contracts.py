@@ -53,6 +53,9 @@ def check_ranking_loss(loss):
         torch.testing.assert_close(
             extended_value, value, msg=f"{name}: logits of -inf change the loss"
         )
+        assert gradient.isfinite().all(), (
+            f"{name}: with more logits of -inf, the gradient is NaN or infinite"
+        )
         assert not gradient[-len(ignored) :].any(), f"{name}: logits of -inf have a gradient"
 
     logits, positives, quality = CASES["300 positives"]

@@ -6,6 +6,7 @@ Add a new component to the lists here.
 import pytest
 import torch
 from detectron2.config import instantiate
+from torch.nn import functional
 
 from ranking_det import assigners
 from ranking_det.criteria import Classification, Criterion, Focal, PositiveCount
@@ -86,6 +87,14 @@ def hinge_to_negatives(logits, positives, quality):
     return (1 + hardest.mean() - logits[positives].float()).clamp(min=0).sum()
 
 
+def softplus_to_negatives(logits, positives, quality):
+    """Rank above the log-sum-exp of the negatives, whose gradient is NaN if all are -inf."""
+    if len(positives) == 0:
+        return logits[:0].float().sum()
+    negatives = logits.float().scatter(0, positives, -torch.inf)
+    return functional.softplus(negatives.logsumexp(0) - logits[positives].float()).mean()
+
+
 def detached_zero(logits, positives, quality):
     """Return a zero without a graph if there is no positive."""
     return ap_loss(logits, positives) if len(positives) else torch.tensor(0.0)
@@ -124,6 +133,11 @@ class MatchPadding(assigners.Assigner):
             contracts.check_ranking_loss,
             hinge_to_negatives,
             "one positive: logits of -inf change the loss",
+        ),
+        (
+            contracts.check_ranking_loss,
+            softplus_to_negatives,
+            "one logit: with more logits of -inf, the gradient is NaN or infinite",
         ),
         (
             contracts.check_criterion,

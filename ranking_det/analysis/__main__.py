@@ -14,6 +14,7 @@ from ranking_det.analysis.imbalance import write_imbalance
 from ranking_det.analysis.reverse_pair_report import write_pairs
 from ranking_det.analysis.score_fitting import SWEEP, write_fit, write_sweep
 from ranking_det.data.formats.sources import FORMATS
+from ranking_det.engine.command import TRUST_CONFIG
 from ranking_det.evaluation.calibration import Method, Target
 from ranking_det.evaluation.metrics import FIELDS
 from ranking_det.evaluation.thresholds import KINDS, PRECISION
@@ -157,7 +158,7 @@ def _add_data(commands: Any) -> None:
     command.add_argument("--split", metavar="NAME", help=meaning)
     meaning = "count the positives of this config's anchors and assigner; overrides of its keys "
     meaning += "follow as key=value"
-    command.add_argument("--config-file", metavar="FILE", help=meaning)
+    _add_config(command, meaning)
     meaning = "maximum number of objects of a split that may be left out or cut to under half of "
     meaning += "their box (default: 10, or 5%% of the objects if that is more)"
     command.add_argument("--max-faults", type=int, metavar="N", help=meaning)
@@ -218,6 +219,12 @@ def _add_files(command: argparse.ArgumentParser) -> None:
     command.add_argument("--iou-type", required=True, choices=list(FIELDS), help=meaning)
 
 
+def _add_config(command: argparse.ArgumentParser, meaning: str, *, required: bool = False) -> None:
+    """Add the flags of an analysis that loads a config."""
+    command.add_argument("--config-file", required=required, metavar="FILE", help=meaning)
+    command.add_argument("--trust-config", action="store_true", help=TRUST_CONFIG)
+
+
 def _add_fit(commands: Any) -> None:
     text = {"description": FIT_DESCRIPTION, "epilog": FIT_EXAMPLE, "formatter_class": LAYOUT}
     command = commands.add_parser("fit", help="calibrate scores and find thresholds", **text)
@@ -255,7 +262,7 @@ def _add_sweep(commands: Any) -> None:
     )
     meaning = "also time the model of this config on its test set, with the weights that "
     meaning += "--eval-only would evaluate; overrides of its keys follow as key=value"
-    command.add_argument("--config-file", metavar="FILE", help=meaning)
+    _add_config(command, meaning)
     meaning = "maximum number of images to time the model on (default: 50)"
     command.add_argument("--num-images", type=int, default=50, metavar="N", help=meaning)
 
@@ -265,7 +272,7 @@ def _add_pairs(commands: Any) -> None:
     command = commands.add_parser("pairs", help="pairs of candidates in the wrong order", **text)
     command.set_defaults(write=write_pairs)
     meaning = "config of the run, as for train_net.py; overrides of its keys follow as key=value"
-    command.add_argument("--config-file", required=True, metavar="FILE", help=meaning)
+    _add_config(command, meaning, required=True)
     meaning = "write the numbers to this JSON"
     command.add_argument("--output", required=True, metavar="FILE", help=meaning)
     meaning = "weights (default: as for train_net.py --eval-only, the last checkpoint of the "

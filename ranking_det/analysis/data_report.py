@@ -95,7 +95,9 @@ def write_report(args: argparse.Namespace, overrides: Sequence[str]) -> list[str
     check_apart(args.output, {"DATA": args.data, "--images": args.images}, "--output")
     if overrides and args.config_file is None:
         raise UserError(f"{' '.join(overrides)}: overrides need --config-file FILE")
-    config = None if args.config_file is None else load_config(args.config_file, overrides)
+    config = None
+    if args.config_file is not None:
+        config = load_config(args.config_file, overrides, trust=args.trust_config)
     data = _find_splits(args)
     warnings = list(data.warnings)
     splits = {name: _read_split(args, name, part, warnings) for name, part in data.parts.items()}

@@ -35,10 +35,11 @@ def write_pairs(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]
     if args.max_images is not None and args.max_images < 1:
         raise UserError(f"--max-images: expected at least 1, got {args.max_images}")
     arguments = ["--config-file", args.config_file, "--eval-only"]
+    arguments += ["--trust-config"] if args.trust_config else []
     arguments += [] if args.val is None else ["--val", args.val]
     if args.weights is not None:
-        key = load_config(args.config_file, overrides).user_key("train.init_checkpoint")
-        overrides = [*overrides, f"{key}={args.weights}"]
+        config = load_config(args.config_file, overrides, trust=args.trust_config)
+        overrides = [*overrides, f"{config.user_key('train.init_checkpoint')}={args.weights}"]
     report = measure_pairs(parse([*arguments, *overrides]), args.max_images)
     heads = {name: head.to_json(report.class_names) for name, head in report.heads.items()}
     content = {

@@ -281,7 +281,13 @@ def write_sweep(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]
     _check_scores(files, args.results)
     plan = None
     if args.config_file is not None:
-        plan = make_plan(Command(config_file=args.config_file, overrides=overrides, eval_only=True))
+        command = Command(
+            config_file=args.config_file,
+            overrides=overrides,
+            trust_config=args.trust_config,
+            eval_only=True,
+        )
+        plan = make_plan(command)
     sweep = ThresholdSweep(files.evaluate().detections)
     rows = sweep.rows(thresholds, len(files.ground_truth["images"]))
     lines = list(files.lines)

@@ -24,6 +24,12 @@ from typing import Any
 
 from ranking_det.user_errors import UserError
 
+TRUST_CONFIG = (
+    "let a YAML config call any function that it names, which can run any code (default: only "
+    "functions listed in ranking_det/engine/safe_config.py)"
+)
+"""Help text of ``--trust-config``, a flag of every command that loads a config."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
@@ -150,8 +156,7 @@ def _build_parser() -> argparse.ArgumentParser:
     config += "config.yaml that an earlier run saved (required)"
     parser.add_argument("--config-file", required=True, metavar="FILE", help=config)
     for flag, text in {
-        "--trust-config": "let a YAML config call any function that it names, which can run any "
-        "code (default: only functions listed in ranking_det/engine/safe_config.py)",
+        "--trust-config": TRUST_CONFIG,
         "--eval-only": "evaluate instead of training, with the weights given on the command line, "
         "else the last checkpoint of the output folder, else the weights of the config",
         "--resume": "continue training from the last checkpoint of the output folder, which "

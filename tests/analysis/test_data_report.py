@@ -8,6 +8,7 @@ import re
 import pytest
 
 from ranking_det.analysis.__main__ import main
+from ranking_det.engine.run_config import load_config
 from tests.data.formats.cases import (
     coco_content,
     coco_set,
@@ -112,6 +113,19 @@ def test_a_config_adds_counts_of_objects_without_a_positive(tmp_path, capsys):
     # A second run replaces the page of the first.
     describe(root, "--split", "val", output=tmp_path / "out")
     assert "no training signal" not in (tmp_path / "out" / "data.html").read_text()
+
+
+def test_a_saved_config_with_a_component_of_the_user_needs_trust_config(tmp_path, capsys):
+    make_image(tmp_path / "0.jpg")
+    content = coco_content(["0.jpg"], {"cat": (10, 20, 30, 15)})
+    write_json(tmp_path / "train.json", content)
+    saved = tmp_path / "config.yaml"
+    load_config(QUICK, ["model.assigner._target_=examples.topk_iou.TopKIoU"]).save(saved)
+    arguments = [tmp_path / "train.json", "--config-file", saved]
+    assert main(["data", *map(str, arguments), "--output", str(tmp_path / "out")]) == 2
+    assert "got 'examples.topk_iou.TopKIoU'; if you trust" in capsys.readouterr().err
+    numbers, _ = describe(*arguments, "--trust-config", output=tmp_path / "out")
+    assert numbers["positives"]["objects"] == 1
 
 
 def test_the_model_is_built_with_the_classes_of_the_data(tmp_path):

@@ -16,6 +16,7 @@ DENSE, CASCADE = (f"configs/shapes/quick/{name}_rs.py" for name in ("retinanet_a
 TWIN = "configs/shapes/retinanet_atss_rs.yaml"
 SMALL = ["dataloader.test.mapper.augmentations.0.short_edge_length=64", "train.device=cpu"]
 SMALL += ["train.output_dir=does/not/exist"]
+OWN_LOSS = "model.criterion.classification._target_=examples.correlation_loss.CorrelatedAP"
 VAL = 4
 
 
@@ -42,7 +43,8 @@ def weights(tmp_path_factory):
 def outputs(tmp_path_factory, environment, weights):
     """Run the command for several models; return the contents and the printed text."""
     folder = tmp_path_factory.mktemp("pairs")
-    cascade = folder / "cascade.pth"
+    cascade, saved = folder / "cascade.pth", folder / "config.yaml"
+    load_config(DENSE, [OWN_LOSS]).save(saved)
     torch.save({"model": load_config(CASCADE, []).model().state_dict()}, cascade)
     dense = ["--config-file", DENSE, "--weights", weights]
     commands = {
@@ -50,6 +52,7 @@ def outputs(tmp_path_factory, environment, weights):
         "again": ["--config-file", DENSE, *SMALL, f"train.init_checkpoint={weights}"],
         "two": [*dense, "--max-images", 2, *SMALL],
         "cascade": ["--config-file", CASCADE, "--weights", cascade, *SMALL],
+        "saved": ["--config-file", saved, "--trust-config", "--weights", weights, *SMALL],
     }
     paths = {name: folder / f"{name}.json" for name in commands}
     completed = run_function(
@@ -84,6 +87,10 @@ def test_weights_given_by_flag_or_override_give_the_same_and_max_images_limits(o
     assert outputs[0]["two"]["images"] == 2
     few, every = (outputs[0][name]["heads"]["dense"]["positives"] for name in ("two", "dense"))
     assert 0 < few < every
+
+
+def test_the_saved_config_of_a_run_with_another_loss_has_the_same_pairs(outputs):
+    assert outputs[0]["saved"]["heads"] == outputs[0]["dense"]["heads"]
 
 
 def test_an_r_cnn_has_the_pairs_of_its_rpn_and_of_each_stage(outputs):

@@ -9,6 +9,7 @@ import torch
 from ranking_det.analysis.__main__ import main
 from ranking_det.analysis.score_fitting import SWEEP, round_below
 from ranking_det.engine.checkpoint import read_checkpoint
+from ranking_det.engine.run_config import load_config
 from ranking_det.evaluation.fitted_scores import read_fitted_scores
 from tests.evaluation.cases import NAMES, A, ground_truth, random_set, result, write
 
@@ -257,6 +258,16 @@ def test_sweep_writes_the_numbers_at_each_threshold(files, capsys):
 )
 def test_faulty_input_of_sweep_gives_one_line_and_writes_nothing(files, more, message, capsys):
     check_refused("sweep", files, message, capsys, *more)
+
+
+def test_a_saved_config_with_a_component_of_the_user_needs_trust_config(files, tmp_path, capsys):
+    saved = str(tmp_path / "config.yaml")
+    own_loss = "model.criterion.classification._target_=examples.correlation_loss.CorrelatedAP"
+    load_config("configs/shapes/quick/retinanet_atss_rs.py", [own_loss]).save(Path(saved))
+    check_refused("sweep", files, "give --trust-config", capsys, "--config-file", saved)
+    # The name is accepted: the next error is about a weight file.
+    more = ["--config-file", saved, "--trust-config", "train.init_checkpoint=no.pth"]
+    check_refused("sweep", files, "train.init_checkpoint: 'no.pth'", capsys, *more)
 
 
 def test_sweep_without_detections_has_defined_numbers(tmp_path):
