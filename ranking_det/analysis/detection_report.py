@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ranking_det.analysis.result_files import ResultFiles, Results, read_truth
+from ranking_det.analysis.result_files import ResultFiles, Results, read_truth, unmatched_images
 from ranking_det.analysis.training_metrics import read_finite_metrics
 from ranking_det.data.coco_json.fields import is_finite_number
 from ranking_det.data.coco_json.image_files import ImageFinder, check_folder
@@ -58,7 +58,7 @@ def write_detection_report(args: argparse.Namespace) -> list[str]:
         args: the arguments of ``python -m ranking_det.analysis report``.
 
     Returns:
-        The lines to print: AP and oLRP of each detector, and the path of the page.
+        The lines to print: warnings, AP and oLRP of each detector, and the path of the page.
 
     Raises:
         UserError: a file or the folder cannot be used.
@@ -81,6 +81,11 @@ def write_detection_report(args: argparse.Namespace) -> list[str]:
         None if args.images is None else _find_images(args.images, truth.ground_truth["images"])
     )
     files = {name: truth.read(path) for name, path in paths.items()}
+    warnings = [
+        line
+        for name, path in paths.items()
+        for line in unmatched_images(truth.ground_truth, files[name].results, path)
+    ]
     numbers, errors = {}, []
     # One step for each detector and two for the drawings: each takes seconds on a large data set.
     with tqdm(total=len(files) + 2, desc="report", leave=False) as bar:
@@ -98,7 +103,7 @@ def write_detection_report(args: argparse.Namespace) -> list[str]:
                 "description": describe(truth.ground_truth),
                 "rules": truth.rules,
                 "iou_type": args.iou_type,
-                "notes": truth.lines[1:],
+                "notes": [*truth.lines[1:], *warnings],
                 "methods": numbers,
                 "classes": _classes(truth.ground_truth),
                 "images": images,
@@ -112,7 +117,7 @@ def write_detection_report(args: argparse.Namespace) -> list[str]:
         bar.set_description("pictures")
         _write(report, pictures, Path(args.output))
         bar.update()
-    return [*_lines(report), str(Path(args.output, PAGE))]
+    return [*warnings, *_lines(report), str(Path(args.output, PAGE))]
 
 
 def _by_name(

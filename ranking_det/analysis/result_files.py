@@ -26,7 +26,8 @@ class ResultFiles(NamedTuple):
         results: the content of the result file.
         rules: "lvis" if the ground truth has LVIS's fields, else "coco".
         iou_type: "bbox" or "segm".
-        lines: a description of the files, and a line for each kind of annotation problem.
+        lines: a description of the files, a line for each kind of annotation problem, and those
+            of :meth:`missing_results`.
     """
 
     ground_truth: dict[str, Any]
@@ -46,7 +47,8 @@ class ResultFiles(NamedTuple):
         """
         results = read_results(path, self.ground_truth, self.iou_type)
         count = counted(len(results), "result", "results")
-        return self._replace(results=results, lines=[*self.lines, count])
+        lines = [*self.lines, count, *unmatched_images(self.ground_truth, results, path)]
+        return self._replace(results=results, lines=lines)
 
     def part(self, selected: np.ndarray) -> ResultFiles:
         """Return the ground truth and the results of some of the images.
@@ -67,6 +69,30 @@ class ResultFiles(NamedTuple):
     def evaluate(self) -> DetectionEvaluation:
         """Compute the precision of the detections, and find the objects that they overlap."""
         return evaluate_detections(self.ground_truth, self.results, self.iou_type, rules=self.rules)
+
+
+def unmatched_images(ground_truth: dict[str, Any], results: Results, path: str) -> list[str]:
+    """Warn if most images with objects have no result, as with the annotations of other images.
+
+    It is not an error: a detector with a high score threshold leaves many images without a result.
+
+    Args:
+        ground_truth: the content of the annotation file.
+        results: the content of the result file.
+        path: the result file, for the message.
+
+    Returns:
+        The warning as the only line, or no line.
+    """
+    objects = (entry for entry in ground_truth["annotations"] if not entry["iscrowd"])
+    images = {entry["image_id"] for entry in objects}
+    num_missing = len(images - {result["image_id"] for result in results})
+    if 2 * num_missing <= len(images):
+        return []
+    return [
+        f"Warning: {path} has no result for {num_missing:,} of {len(images):,} images with "
+        "objects: is this the ground truth of these results?"
+    ]
 
 
 def read_truth(path: str, iou_type: str) -> ResultFiles:

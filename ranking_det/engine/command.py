@@ -186,8 +186,9 @@ def _build_parser() -> argparse.ArgumentParser:
         "Data sets in COCO JSON, Pascal VOC, YOLO, VIA or LabelMe format, or COCO or LVIS JSON "
         "files with their image folders; the model gets their classes.",
     )
-    text = "folder or file of a data set to train on, which is converted to COCO JSON in data/ of "
-    text += "the output folder (default: the data sets of the config)"
+    text = "folder or file of a data set to train on; unless it is COCO JSON from which no "
+    text += "validation images are split off, COCO JSON files are written to data/ of the output "
+    text += "folder (default: the data sets of the config)"
     group.add_argument("--train", metavar="FOLDER_OR_FILE", help=text)
     text = "folder or file of a data set to evaluate on (default: the validation images of --train "
     text += "or, if it has none, a fifth of its images)"

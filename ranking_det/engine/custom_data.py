@@ -216,9 +216,12 @@ def read_custom_masks(command: Command, data: CustomData, model: nn.Module) -> C
         summaries.append(summary)
     data = data._replace(train=summaries[0], val=summaries[1])
     if data.train is not None and not data.train.num_masks:
+        flag, path = "--train-json", data.train.json_file
+        if command.train is not None:  # the JSON file is converted data, and not yet written
+            flag, path = "--train", command.train
         raise UserError(
-            f"--train, --train-json: expected masks, got only boxes in {data.train.json_file}; the "
-            "model of the config learns masks, so use a config without masks or data with them"
+            f"{flag}: expected masks, got only boxes in {path}; the model of the config learns "
+            "masks, so use a config without masks or data with them"
         )
     for split, summary in zip(NAMES, data.summaries, strict=True):
         if summary is not None:

@@ -92,6 +92,6 @@ def test_the_advice_names_duplicates_unknown_classes_and_faults():
     assert "The val images have objects of 1 class (dog) that the train images do not have" in text
     assert "Images with a duplicate in an earlier split: 2." in text and "random split" not in text
     assert "Images or objects left out because of annotation problems: 7." in text
-    assert "A random split would put some of them in both splits" in advice(
-        statistics(), None, copies
-    )
+    assert (
+        "A random split would put some of them in both splits; train_net.py keeps them together."
+    ) in advice(statistics(), None, copies)

@@ -50,6 +50,20 @@ def one_class(content):
     return content | {"categories": [c for c in content["categories"] if c["id"] == A]}
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_warning_says_that_most_images_with_objects_have_no_result(
+    command, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(detection_page, "draw_figure", no_picture)
+    content = one_class(ground_truth(*[(i, A, BOX) for i in range(1, 10)], images=30))
+    results = [result(i, A, BOX, 0.8) for i in range(1, 6)]  # images without objects do not count
+    assert run(command, tmp_path, content, results) == 0
+    assert "Warning" not in capsys.readouterr().out
+    assert run(command, tmp_path, content, results[:4]) == 0
+    warning = "res.json has no result for 5 of 9 images with objects: is this the ground truth of"
+    assert capsys.readouterr().out.count(warning) == 1
+
+
 DEGENERATE = {
     "no results": (ground_truth((1, A, BOX)), []),
     "no true positive": (ground_truth((1, A, BOX)), [result(1, A, FAR, 0.8)]),

@@ -155,7 +155,7 @@ def test_a_file_without_masks_is_an_error_before_anything_is_written(
     assert main(["--config-file", config, *options]) == 2
     output = capsys.readouterr().err
     assert len(output.splitlines()) == 1
-    assert "--train, --train-json: expected masks, got only boxes in " in output
+    assert "--train-json: expected masks, got only boxes in " in output
     assert "train.json; the model of the config learns masks" in output
     assert not (tmp_path / "out").exists()
 
