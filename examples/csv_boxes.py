@@ -28,10 +28,10 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from ranking_det.data.catalog import register_set
-from ranking_det.data.shapes import categories_of, prepare_shapes, shapes_folder
+from ranking_det.data.shapes import CATEGORIES, prepare_shapes, shapes_folder
 
 FIELDS = ("file_name", "x1", "y1", "x2", "y2", "label")
-CLASSES = [category.name for category in categories_of("shapes")]
+CLASSES = [category.name for category in CATEGORIES["shapes"]]
 SPLITS = ("train", "val")
 
 

@@ -12,7 +12,7 @@ from detectron2.solver.build import get_default_optimizer_params
 from fvcore.common.param_scheduler import CosineParamScheduler
 from omegaconf import DictConfig, OmegaConf
 
-from ranking_det.data.shapes import categories_of
+from ranking_det.data.shapes import CATEGORIES
 from ranking_det.data.stream import build_train_loader
 from ranking_det.evaluation import DetectionEvaluator
 from ranking_det.solver import warm_up
@@ -77,7 +77,7 @@ def fit_to_shapes(model: DictConfig) -> DictConfig:
     return model
 
 
-NUM_CLASSES = len(categories_of("shapes"))
+NUM_CLASSES = len(CATEGORIES["shapes"])
 
 optimizer = L(torch.optim.AdamW)(
     params=L(get_default_optimizer_params)(weight_decay_norm=0.0),

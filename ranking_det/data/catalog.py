@@ -27,7 +27,7 @@ from pycocotools import mask as mask_util
 from ranking_det.data.coco_json import reader
 from ranking_det.data.coco_json.reader import Annotations, summarize
 from ranking_det.data.coco_json.rules import LVIS_LISTS, id_order
-from ranking_det.data.shapes import VARIANTS, categories_of, prepare_shapes, shapes_folder
+from ranking_det.data.shapes import CATEGORIES, VARIANTS, prepare_shapes, shapes_folder
 from ranking_det.user_errors import UserError, counted
 
 DEFAULT_READ_OPTIONS = reader.ReadOptions(masks=True, max_headers=0)
@@ -114,7 +114,7 @@ def register_shapes(root: str | Path | None = None) -> None:
     """
     for name, (variant, split) in _SHAPES.items():
         folder = shapes_folder(variant, root)
-        names = [category.name for category in categories_of(variant)]
+        names = [category.name for category in CATEGORIES[variant]]
         register_set(
             name,
             names,
@@ -251,7 +251,7 @@ def load_set(name: str) -> list[dict[str, Any]]:
         count = counted(len(ids), "category", "categories")
         file_categories = f"{count} with ids from {ids[0]} to {ids[-1]}"
         registered = sorted(class_of, key=id_order)
-        set_categories = f"{len(class_of)}, {registered[0]} to {registered[-1]}"
+        set_categories = f"{len(class_of):,} with {registered[0]} to {registered[-1]}"
         raise UserError(
             f"{annotations.path}: has {file_categories}, but the data set {name!r} has "
             f"{set_categories}"

@@ -95,8 +95,8 @@ def test_only_coco_2014_file_names_are_translated_to_those_of_2017():
     [
         (
             lambda: {"categories": categories("v0.5")},
-            r"has 1230 categories with ids from 1 to 1230, but the data set "
-            r"'ranking_lvis_v1_train' has 1203, 1 to 1203",
+            r"has 1,230 categories with ids from 1 to 1230, but the data set "
+            r"'ranking_lvis_v1_train' has 1,203 with 1 to 1203",
         ),
         (
             lambda: {"images": [{k: v for k, v in images("v1")[0].items() if k != "coco_url"}]},

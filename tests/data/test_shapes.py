@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from ranking_det.data.shapes import categories_of, prepare_shapes
+from ranking_det.data.shapes import CATEGORIES, prepare_shapes
 from ranking_det.data.shapes.generate import Settings, write_set
 from ranking_det.data.shapes.mask_annotations import polygon_annotation, remove_small_pieces
 
@@ -106,7 +106,7 @@ def test_crowds_are_few_and_have_uncompressed_rle(coco):
 
 def test_all_classes_occur_and_none_dominates(coco):
     counts = Counter(a["category_id"] for a in coco.anns.values())
-    assert sorted(counts) == list(range(1, len(categories_of("shapes")) + 1))
+    assert sorted(counts) == list(range(1, len(CATEGORIES["shapes"]) + 1))
     assert len(counts) >= 12 and max(counts.values()) <= 4 * min(counts.values())
 
 

@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 
 from ranking_det.data.shapes import prepare_shapes
 from ranking_det.engine import main
-from ranking_det.engine import run as run_module
+from ranking_det.engine import plan as plan_module
 from ranking_det.engine.command import Command
 from ranking_det.engine.custom_data import warn_of_equal_files
 from tests.cases import ROOT, run_commands, run_function
@@ -160,7 +160,7 @@ def test_an_image_size_other_than_in_training_gives_a_warning(
     monkeypatch.chdir(ROOT)
     messages = []
     monkeypatch.setattr(
-        run_module.logger, "warning", lambda text, *args: messages.append(text % args)
+        plan_module.logger, "warning", lambda text, *args: messages.append(text % args)
     )
     key = "dataloader.test.mapper.augmentations.0.short_edge_length"
     command = ["--config-file", LAZY, "--predict", f"{custom_data}/val/0.png", "--output"]

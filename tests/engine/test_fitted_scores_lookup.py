@@ -14,6 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from torch import nn
 
+from ranking_det.analysis.score_fitting import SWEEP
 from ranking_det.engine.checkpoint import FITTED, Checkpoint, add_entry, read_checkpoint
 from ranking_det.engine.command import Command, parse
 from ranking_det.engine.fitted_scores_lookup import find_fitted
@@ -338,7 +339,7 @@ def test_a_sweep_times_the_model_at_each_threshold(shapes, tmp_path, monkeypatch
     arguments += ["--output", str(tmp_path / "sweep.json"), *CONFIG, *small]
     assert run_function(analyse, arguments, environment=environment).value == 0
     rows = json.loads((tmp_path / "sweep.json").read_text())["thresholds"]
-    assert len(rows) == 14 and all(row["ms"] > 0 for row in rows)
+    assert len(rows) == len(SWEEP) and all(row["ms"] > 0 for row in rows)
 
 
 def analyse(arguments):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from detectron2.config import LazyCall as L
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
@@ -90,13 +91,20 @@ def test_the_number_of_images_and_the_time_are_limited(tmp_path, monkeypatch):
     assert count_positives(config, model, images, max_images=3) == limited
 
 
+class CustomMapper:
+    """A mapper whose augmentations are unknown."""
+
+    def __call__(self, record):
+        return record
+
+
 def test_a_model_without_positives_gives_no_counts_and_an_unknown_mapper_raises_user_error(
     tmp_path,
 ):
     config = load_config("configs/shapes/quick/retinanet_atss_rs.py", [])
     images = image_objects(tmp_path, 1)
     assert count_positives(config, nn.Identity(), images) is None
-    config.nodes.dataloader.test.mapper = {"_target_": "builtins.dict"}
+    config.nodes.dataloader.test.mapper = L(CustomMapper)()
     with pytest.raises(UserError, match="test.mapper: expected DatasetMapper or BoxMapper"):
         input_sizes(config, images)
 

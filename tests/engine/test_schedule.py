@@ -22,7 +22,7 @@ def test_half_the_batch_size_gives_twice_the_iterations_and_half_the_learning_ra
     fitted, lines = fit(batch=8)
     assert fitted == Schedule(12 * 14_659, 14_659, 0.005, 14_659, 4 * 14_659)
     assert "(0.5 x the reference batch of 16)" in lines[0]
-    assert "14659 iterations per epoch" in lines[0]
+    assert "14,659 iterations per epoch" in lines[0]
     assert "lr: 0.01 -> 0.005" in lines and "max_iter: 87960 -> 175908" in lines
 
 

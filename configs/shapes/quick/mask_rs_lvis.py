@@ -6,13 +6,13 @@ Trains with repeat factor sampling, which repeats images with rare classes.
 from detectron2.config import LazyCall as L
 
 from ranking_det.data.repeat import repeat_rare
-from ranking_det.data.shapes import categories_of
+from ranking_det.data.shapes import CATEGORIES
 
 from ...common.shapes_quick_rcnn import dataloader_masks as dataloader
 from ...common.shapes_quick_rcnn import lr_multiplier, optimizer, train
 from ...common.shapes_quick_rcnn import mask as model
 
-model.roi_heads.num_classes = len(categories_of("shapes_lvis"))
+model.roi_heads.num_classes = len(CATEGORIES["shapes_lvis"])
 dataloader.train.dataset.names = "shapes_lvis_train"
 dataloader.train.dataset = L(repeat_rare)(dataset=dataloader.train.dataset, threshold=0.007)
 dataloader.test.dataset.names = "shapes_lvis_val"

@@ -19,7 +19,7 @@ from urllib.parse import unquote
 from ranking_det.data import images as image_reading
 from ranking_det.data.coco_json.faults import NOTED, REFUSED, SHOWN, SKIPPED, Faults
 from ranking_det.data.coco_json.fields import Entry
-from ranking_det.data.images import has_image_extension
+from ranking_det.data.images import IMAGE_SUFFIXES
 from ranking_det.user_errors import UserError, counted, show
 
 UNREADABLE = "unreadable image"
@@ -122,8 +122,8 @@ def _list_folder(folder: str) -> Folder:
     by_name, by_stem = defaultdict(list), defaultdict(list)
     for name in names:
         by_name[loose_name(name)].append(name)
-        stem = os.path.splitext(name)[0]
-        if has_image_extension(name):
+        stem, extension = os.path.splitext(name)
+        if extension.lower() in IMAGE_SUFFIXES:
             by_stem[loose_name(stem)].append(name)
     return Folder(names, by_name, by_stem)
 

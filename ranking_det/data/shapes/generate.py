@@ -53,22 +53,18 @@ class Settings:
     generator: int = GENERATOR_VERSION
 
 
-def categories_of(variant: str) -> list[Category]:
-    """Return the classes of a variant; category ids are 1 + the index.
-
-    Args:
-        variant: "shapes" (12 classes) or "shapes_lvis" (98 classes).
-    """
-    if variant == "shapes_lvis":
-        return lvis.long_tailed_categories()
-    return [Category(name, name) for name in SHAPES if name not in _LONG_TAIL_SHAPES]
+CATEGORIES = {
+    "shapes": [Category(name, name) for name in SHAPES if name not in _LONG_TAIL_SHAPES],
+    "shapes_lvis": lvis.long_tailed_categories(),
+}
+"""The classes of each variant, 12 and 98; category ids are 1 + the index."""
 
 
 def _draw(settings: Settings, split: str, index: int) -> tuple[bytes, list[dict], dict]:
     """Draw one image; return its JPEG, its annotated objects, and extra fields of its record."""
     key = (VARIANTS.index(settings.variant), SPLITS.index(split), index)
     rng = np.random.default_rng(np.random.SeedSequence(settings.seed, spawn_key=key))
-    categories = categories_of(settings.variant)
+    categories = CATEGORIES[settings.variant]
     long_tailed = settings.variant == "shapes_lvis"
     probabilities = lvis.class_probabilities(len(categories)) if long_tailed else None
     empty = index % _EMPTY_EVERY == _EMPTY_EVERY // 2
@@ -142,7 +138,7 @@ def write_set(folder: Path, settings: Settings, workers: int) -> None:
         workers: number of threads, >= 1.
     """
     (folder / "annotations").mkdir()
-    categories = categories_of(settings.variant)
+    categories = CATEGORIES[settings.variant]
     records = [{"id": i, "name": c.name} for i, c in enumerate(categories, start=1)]
     for split in SPLITS:
         images, annotations = _write_images(folder, settings, split, workers)
