@@ -20,12 +20,15 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 METHODS = {"focal loss": "retinanet_atss_focal", "Rank & Sort": "retinanet_atss_rs"}
-RUNS, REPORT = "output/shapes/quick", "output/shapes/report"
+RUNS, REPORT = "output/shapes/report_runs", "output/shapes/report"
 
 WIDTH, HEIGHTS = 1280, (1840, 925)
 """Width of the page, and heights of the pictures of its top and of its images, in pixels."""
 
-SCALE, COLORS = 0.7, 256
+TOP = 1385
+"""Height of the top of the page, down to the precision-recall curves, in pixels."""
+
+SCALE, TOP_SCALE, COLORS = 0.7, 0.5, 256
 
 
 def train(name: str) -> None:
@@ -63,8 +66,15 @@ def take_picture(page: str, height: int) -> Image.Image:
         return Image.open(io.BytesIO(picture.read_bytes())).convert("RGB")
 
 
-def draw_picture() -> None:
-    """Write the picture of the top of the page and of its first image."""
+def save(picture: Image.Image, scale: float, name: str) -> None:
+    """Write a picture, smaller and with fewer colors, to ``benchmarks/results``."""
+    size = round(scale * picture.width), round(scale * picture.height)
+    small = picture.resize(size, Image.Resampling.LANCZOS)
+    small.quantize(COLORS).save(ROOT / "benchmarks" / "results" / name, optimize=True)
+
+
+def draw_pictures() -> None:
+    """Write the pictures: the top of the page with its first image, and the top alone."""
     page = Path(REPORT, "report.html").read_text()
     images = page[: page.index("<h1>")] + page[page.index('<h2 id="images">') :]
     parts = [
@@ -75,10 +85,8 @@ def draw_picture() -> None:
     for part in parts:
         picture.paste(part, (0, top))
         top += part.height
-    size = round(SCALE * picture.width), round(SCALE * picture.height)
-    small = picture.resize(size, Image.Resampling.LANCZOS)
-    results = ROOT / "benchmarks" / "results"
-    small.quantize(COLORS).save(results / "detection_report.png", optimize=True)
+    save(picture, SCALE, "detection_report.png")
+    save(picture.crop((0, 0, WIDTH, TOP)), TOP_SCALE, "detection_report_top.png")
 
 
 def main() -> None:
@@ -89,7 +97,7 @@ def main() -> None:
     for name in METHODS.values():
         train(name)
     write_report()
-    draw_picture()
+    draw_pictures()
 
 
 if __name__ == "__main__":

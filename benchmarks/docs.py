@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def describe(machine: dict[str, Any]) -> str:
 
 
 def claim() -> str:
-    """Write the claim: the time of the ranking losses relative to focal loss."""
+    """Write the README's claim: the time of the ranking losses relative to focal loss."""
     report = load("losses_cpu.json")
     rows = [row for row in report["table"] if row["base"] == "focal"]
     rows += report["growth_in_logits"] + report["growth_in_positives"]
@@ -64,7 +65,7 @@ def commands() -> str:
     record = load("quickstart.json")
     rows = load("test_matrix.json").values()
     passed = [row for row in rows if row["versions"]["detectron2"] and not row["failed"]]
-    # `make install` installs a release of Detectron2, not its main.
+    # `make install` installs a release of Detectron2, not its main branch.
     passed.sort(key=lambda row: row["versions"]["detectron2"].startswith("main"))
     time = f"{passed[0]['minutes']:.0f} min" if passed else ""
     count = f"{passed[0]['passed']:,}" if passed else "all"
@@ -74,8 +75,8 @@ def commands() -> str:
         "| `make quickstart` | installs, generates a data set of shapes, trains RetinaNet + ATSS + "
         f"Rank & Sort Loss, evaluates | {record['minutes']:.1f} min | box AP {box_ap:.1f} |\n"
         f"| `make test` | runs the tests | {time} | {count} passed |"
-        f"\n\nTimes on {record['machine']['cores']} CPU cores, without the installation (a few "
-        "minutes, 6 GB) and the generation of the data set (a minute)."
+        f"\n\nTimes on {record['machine']['cores']} CPU cores, excluding installation (a few "
+        "minutes, 6 GB) and data set generation (a minute)."
     )
 
 
@@ -113,10 +114,10 @@ def losses() -> str:
         + "\n\nWith 1,000 positives in the middle of training, Rank & Sort is "
         f"{factors['rank_sort_loop', 'rank_sort']:.0f} times as fast as a loop over positives, "
         f"and APE (100,000 negatives) {factors['ape_loop', 'ape']:.0f} times as fast as a loop "
-        f"with autograd. The peak of extra memory for {largest_row['logits']:,} logits is "
-        f"{memory:.1f} times the memory of the logits, gradient included. A ranking of "
+        f"with autograd. Peak extra memory for {largest_row['logits']:,} logits is "
+        f"{memory:.1f} times the memory of the logits, gradient included. Ranking "
         f"{largest['logits']:,} logits with {largest['positives']:,} positives (1,203 classes × "
-        f"200,000 anchors) takes {largest['seconds']:.1f} s; the whole process takes "
+        f"200,000 anchors) takes {largest['seconds']:.1f} s; the whole process uses "
         f"{largest['resident'] / 1e9:.1f} GB."
     )
 
@@ -138,7 +139,7 @@ NAMES = {
 
 
 def name_of(node: Any) -> str:
-    """Return the name of a LazyConfig node's class in the tables."""
+    """Return the name that the tables use for a LazyConfig node's class."""
     target = node["_target_"]
     name = target.split(".")[-1] if isinstance(target, str) else target.__name__
     return NAMES.get(name, name)
@@ -171,7 +172,7 @@ def name_axes(model: Any) -> list[str]:
 
 
 def name_backbone(model: Any) -> str:
-    """Name the backbone of a model of coco/, lvis/ or cityscapes/: ResNeXt-101-DCN."""
+    """Name the backbone of a model of coco/, lvis/ or cityscapes/, such as ResNeXt-101-DCN."""
     network, suffix = model.backbone.bottom_up, ""
     if name_of(network) == "deform_convolutions":
         network, suffix = network.network, "-DCN"
@@ -237,7 +238,7 @@ def published(folder: str) -> str:
 
 
 def steps() -> str:
-    """Compare a training step with each criterion, and the Gaussian mixtures of PAA."""
+    """Write the time of a step with each criterion, relative to focal loss, and of PAA's fits."""
     report = load("steps_cpu.json")
     ratios = ", ".join(f"{label} {report['ratios'][name]:.2f}" for name, label in LOSSES.items())
     mixtures = load("assigners_cpu.json")
@@ -246,10 +247,11 @@ def steps() -> str:
     detectron2 = rcnn["seconds"]["rank_sort"] / rcnn["seconds"]["detectron2"]
     return (
         f"Time of a training step on {report['images']} images of 128 px, relative to focal loss "
-        f"({describe(report['machine'])}): {ratios}. APE Loss visits all pairs within its cut-off, "
-        f"nearly all pairs at the start of training: {report['ratios']['ape']:.1f} in the first "
-        f"step. PAA fits the Gaussian mixtures of {mixtures['objects']} objects in one batch, "
-        f"{min(times):.0f} times as fast as scikit-learn fits them one by one. A step of Mask "
+        f"({describe(report['machine'])}): {ratios}. APE Loss visits every pair within its cutoff, "
+        "which at the start of training is nearly every pair; its first step takes "
+        f"{report['ratios']['ape']:.1f} × the time with focal loss. PAA fits the "
+        f"Gaussian mixtures of {mixtures['objects']} objects in one batch, {min(times):.0f} times "
+        "as fast as scikit-learn fits them one by one. A step of Mask "
         f"R-CNN with Rank & Sort takes {rcnn['ratios']['rank_sort']:.2f} × the time of a step with "
         f"cross entropy on the same RoIs, and {detectron2:.2f} × that of Detectron2's heads."
     )
@@ -272,7 +274,7 @@ def measured() -> str:
     add_row("training step of Mask R-CNN", "cross entropy, same RoIs", step["rcnn"]["ratios"])
     for row in report["growth_in_positives"] + report["growth_in_logits"]:
         if row["positives"] != 10:
-            problem = f"the loss, {row['positives']:,} positives of {row['logits']:,} logits"
+            problem = f"loss alone, {row['positives']:,} positives among {row['logits']:,} logits"
             add_row(problem, "fvcore's focal loss", row["ratios"])
     return (
         "\n".join(rows) + f"\n\nTraining steps on {describe(step['machine'])}; the losses alone on "
@@ -306,7 +308,95 @@ def lite0() -> str:
     )
 
 
+RANKING_LOSSES = {"focal": "focal", "ap": "AP", "rank_sort": "Rank & Sort"}
+RANKING_DATA = {"shapes": "shapes", "bccd": "BCCD"}
+RANKING_METRICS = {
+    "AP": ("metrics", "AP"),
+    "oLRP ↓": ("metrics", "oLRP"),
+    "pooled AP": ("metrics", "pooledAP"),
+    "Pearson": ("correlation", "pearson"),
+    "Spearman": ("correlation", "spearman"),
+    "Kendall": ("correlation", "kendall"),
+    "F-B ↓": ("reverse_pairs", "foreground_background", "mined", "ratio"),
+    "P-N ↓": ("reverse_pairs", "positive_negative", "mined", "ratio"),
+    "P-P ↓": ("reverse_pairs", "positive_positive", "ratio"),
+    "LaECE₀ ↓": ("LaECE_0", "before"),
+    "LaECE₀, calibrated ↓": ("LaECE_0", "after"),
+}
+# Source, metric, the two losses in the paper, their values, and the two losses here.
+PAPER_EFFECTS = [
+    ("RankDetNet, table 3", "F-B ↓", "focal → RankDetNet", ".33 → .26", ("focal", "rank_sort")),
+    ("RankDetNet, table 3", "P-N ↓", "focal → RankDetNet", ".28 → .22", ("focal", "rank_sort")),
+    ("RankDetNet, table 3", "P-P ↓", "focal → RankDetNet", ".44 → .41", ("focal", "rank_sort")),
+    ("APE, table 5", "Pearson", "pairwise error → APE", ".374 → .494", ("ap", "rank_sort")),
+    ("APE, table 5", "Spearman", "pairwise error → APE", ".379 → .503", ("ap", "rank_sort")),
+    ("APE, table 5", "Kendall", "pairwise error → APE", ".254 → .345", ("ap", "rank_sort")),
+]
+
+
+def ranking_values(data: str, loss: str, metric: str) -> list[float]:
+    """Return one metric of each seed's run, in the order of the seeds."""
+    values = []
+    for path in sorted((RESULTS / "ranking").glob(f"{data}_{loss}_[0-9]*.json")):
+        value = json.loads(path.read_text())
+        for key in RANKING_METRICS[metric]:
+            value = value[key]
+        values.append(value)
+    return values
+
+
+def ranking() -> str:
+    """Write the table of how well detectors rank: mean and range over the seeds."""
+    records = [json.loads(path.read_text()) for path in sorted((RESULTS / "ranking").glob("*"))]
+    rows = [
+        "| data | loss | " + " | ".join(RANKING_METRICS) + " |",
+        "| --- | --- |" + " ---: |" * len(RANKING_METRICS),
+    ]
+    for data, data_name in RANKING_DATA.items():
+        for loss, loss_name in RANKING_LOSSES.items():
+            cells = []
+            for metric in RANKING_METRICS:
+                values = ranking_values(data, loss, metric)
+                digits = 1 if max(values) > 1 else 3
+                half_range = (max(values) - min(values)) / 2
+                cells.append(f"{statistics.mean(values):.{digits}f} ± {half_range:.{digits}f}")
+            rows.append(f"| {data_name} | {loss_name} | " + " | ".join(cells) + " |")
+    seeds = len({record["seed"] for record in records})
+    machines = dict.fromkeys(describe(record["machine"]) for record in records)
+    return (
+        "\n".join(rows) + f"\n\nMean ± half the range of {seeds} seeds. Trained on "
+        f"{' or '.join(machines)}, in one thread and with other work on the machine, so the "
+        "minutes in the [result files](../benchmarks/results/ranking) are no benchmark."
+    )
+
+
+def paper_effects() -> str:
+    """Write what the papers report about rankings, next to what was measured."""
+    rows = [
+        "| paper | metric | losses in the paper | values in the paper | losses here "
+        "| " + " | ".join(RANKING_DATA.values()) + " |",
+        "| --- | --- | --- | --- | --- |" + " --- |" * len(RANKING_DATA),
+    ]
+    for source, metric, paper_losses, paper_values, pair in PAPER_EFFECTS:
+        cells = []
+        for data in RANKING_DATA:
+            before, after = (ranking_values(data, loss, metric) for loss in pair)
+            change = statistics.mean(after) - statistics.mean(before)
+            if max(before) < min(after) or max(after) < min(before):
+                verdict = "better" if (change < 0) == metric.endswith("↓") else "worse"
+            else:
+                verdict = "no difference"
+            means = " → ".join(f"{statistics.mean(v):.3f}".lstrip("0") for v in (before, after))
+            cells.append(f"{means}, {verdict}")
+        names = " → ".join(RANKING_LOSSES[loss] for loss in pair)
+        texts = [source, metric, paper_losses, paper_values, names, *cells]
+        rows.append("| " + " | ".join(texts) + " |")
+    return "\n".join(rows) + "\n\nNo difference: the ranges of the seeds overlap."
+
+
 BLOCKS = {
+    "ranking": ranking,
+    "paper-effects": paper_effects,
     "claim": claim,
     "commands": commands,
     "losses": losses,
