@@ -361,7 +361,10 @@ def ranking() -> str:
                 half_range = (max(values) - min(values)) / 2
                 cells.append(f"{statistics.mean(values):.{digits}f} ± {half_range:.{digits}f}")
             rows.append(f"| {data_name} | {loss_name} | " + " | ".join(cells) + " |")
-    seeds = len({record["seed"] for record in records})
+    counts = {
+        len(ranking_values(data, loss, "AP")) for data in RANKING_DATA for loss in RANKING_LOSSES
+    }
+    seeds = " or ".join(map(str, sorted(counts)))
     machines = dict.fromkeys(describe(record["machine"]) for record in records)
     return (
         "\n".join(rows) + f"\n\nMean ± half the range of {seeds} seeds. Trained on "
