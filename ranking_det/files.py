@@ -150,7 +150,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
         The records in the order of their iterations, each with ``iteration`` and the metrics.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
     """
     records: dict[int, dict[str, Any]] = {}
     for line in Path(path).read_text().splitlines():

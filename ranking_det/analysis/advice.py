@@ -193,12 +193,10 @@ def _on_copies(copies: Copies, *, several: bool) -> Iterator[str]:
     if copies.across:
         yield (f"Images with a duplicate in an earlier split: {copies.across:,}. They inflate AP.")
     if copies.surplus:
-        text = (
-            ""
-            if several
-            else (
+        text = f"Duplicates or augmentations of other images: {copies.surplus:,}."
+        if not several:
+            text += (
                 " A random split would put some of them in both splits; train_net.py keeps them "
-                "together."
             )
-        )
-        yield f"Duplicates or augmentations of other images: {copies.surplus:,}.{text}"
+            text += "together."
+        yield text

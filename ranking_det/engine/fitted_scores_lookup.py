@@ -32,8 +32,8 @@ def find_fitted(
         The fitted scores; None without ``--fitted``.
 
     Raises:
-        UserError: there are none, they are faulty or for other classes, or the evaluator of the
-            config cannot use them.
+        UserError: the fitted scores are missing, faulty or for other classes, or the evaluator of
+            the config cannot use them.
     """
     if not command.fitted:
         return None

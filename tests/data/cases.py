@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import torch
+from detectron2.structures import Boxes, Instances
 from hypothesis import given, settings
 from PIL import Image
 
@@ -64,3 +66,14 @@ EXAMPLES = pytest.mark.parametrize("examples", [60, pytest.param(400, marks=pyte
 def fuzz(examples, check, *strategies):
     """Call ``check`` with random arguments from the Hypothesis strategies, ``examples`` times."""
     settings(max_examples=examples, deadline=None)(given(*strategies)(check))()
+
+
+def perfect_detections(record):
+    """Return detections with the boxes and classes of a record's objects, without its crowds."""
+    objects = [a for a in record["annotations"] if not a.get("iscrowd")]
+    instances = Instances((record["height"], record["width"]))
+    boxes = torch.tensor([a["bbox"] for a in objects]).reshape(-1, 4)
+    instances.pred_boxes = Boxes(torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1))
+    instances.scores = torch.ones(len(objects))
+    instances.pred_classes = torch.tensor([a["category_id"] for a in objects])
+    return instances

@@ -16,7 +16,6 @@ from detectron2.data import (
     build_detection_test_loader,
     get_detection_dataset_dicts,
 )
-from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from ranking_det.data.catalog import read_registered, register_annotations, release_sets
@@ -25,7 +24,7 @@ from ranking_det.data.coco_json.reader import ReadOptions, read_annotations, rel
 from ranking_det.engine.evaluate import write_per_class
 from ranking_det.evaluation import DetectionEvaluator
 from ranking_det.user_errors import UserError
-from tests.data.cases import read_summary, valid_content
+from tests.data.cases import perfect_detections, read_summary, valid_content
 
 NAME = "parsed_once_in_a_test"
 FORMATS = pytest.mark.parametrize("lvis", [False, True], ids=["coco", "lvis"])
@@ -71,13 +70,8 @@ def evaluate():
     """Evaluate perfect boxes and empty masks; return the metrics."""
     evaluator = DetectionEvaluator(NAME)
     for record in DatasetCatalog.get(NAME):
-        objects = [a for a in record["annotations"] if not a.get("iscrowd")]
-        instances = Instances((record["height"], record["width"]))
-        boxes = torch.tensor([a["bbox"] for a in objects]).reshape(-1, 4)
-        instances.pred_boxes = Boxes(torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1))
-        instances.scores = torch.ones(len(objects))
-        instances.pred_classes = torch.tensor([a["category_id"] for a in objects])
-        instances.pred_masks = torch.zeros(len(objects), *instances.image_size, dtype=torch.bool)
+        instances = perfect_detections(record)
+        instances.pred_masks = torch.zeros(len(instances), *instances.image_size, dtype=torch.bool)
         evaluator.process([record], [{"instances": instances}])
     return evaluator.evaluate()
 

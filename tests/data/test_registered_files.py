@@ -5,16 +5,14 @@ import logging
 from pathlib import Path
 
 import pytest
-import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 from detectron2.data.datasets import load_coco_json
 from detectron2.evaluation import COCOEvaluator
-from detectron2.structures import Boxes, Instances
 
 from ranking_det.data.catalog import register_annotations
 from ranking_det.data.coco_json.image_files import candidates
 from ranking_det.evaluation.ground_truth import complete_for_evaluation
-from tests.data.cases import IDS, NAMES, read_summary, valid_content
+from tests.data.cases import IDS, NAMES, perfect_detections, read_summary, valid_content
 
 NAME = "registered_by_a_test"
 FORMATS = pytest.mark.parametrize("lvis", [False, True], ids=["coco", "lvis"])
@@ -91,12 +89,7 @@ def evaluate(output_dir, complete=True):
         evaluator._coco_api.createIndex()
     evaluator.reset()
     for record in DatasetCatalog.get(NAME):
-        objects = [a for a in record["annotations"] if not a.get("iscrowd")]
-        instances = Instances((record["height"], record["width"]))
-        boxes = torch.tensor([a["bbox"] for a in objects]).reshape(-1, 4)
-        instances.pred_boxes = Boxes(torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1))
-        instances.scores = torch.ones(len(objects))
-        instances.pred_classes = torch.tensor([a["category_id"] for a in objects])
+        instances = perfect_detections(record)
         evaluator.process([record], [{"instances": instances}])
     return evaluator.evaluate()["bbox"]
 
