@@ -195,8 +195,6 @@ def _on_copies(copies: Copies, *, several: bool) -> Iterator[str]:
     if copies.surplus:
         text = f"Duplicates or augmentations of other images: {copies.surplus:,}."
         if not several:
-            text += (
-                " A random split would put some of them in both splits; train_net.py keeps them "
-            )
-            text += "together."
+            text += " A random split would put some of them in both splits; "
+            text += "train_net.py keeps them together."
         yield text
