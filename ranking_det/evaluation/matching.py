@@ -109,6 +109,7 @@ def collect_detections(
     ious: IoUs,
     ids: Sequence[int],
     *,
+    iou_type: str,
     max_dets: int,
     lvis: bool,
 ) -> Detections:
@@ -119,6 +120,7 @@ def collect_detections(
         results: the content of a result file, with "bbox" or "segmentation".
         ious: what the evaluation library computed for them.
         ids: the ids of K categories, ascending.
+        iou_type: "bbox" or "segm", which decides the area of a detection.
         max_dets: maximum number of detections of a class per image, >= 1.
         lvis: whether the annotation is federated.
 
@@ -131,15 +133,16 @@ def collect_detections(
     images = {image_ids[index]: i for i, index in enumerate(image_index)}
     label_of = {identity: k for k, identity in enumerate(ids)}
     object_pair, annotation = _sort_by_pair(ground_truth["annotations"], images, label_of)
-    pair, result = _sort_by_pair(results, images, label_of, by_score=True)
+    scores = np.array([entry["score"] for entry in results], np.float64)
+    pair, result = _sort_by_pair(results, images, label_of, scores)
     first = np.searchsorted(pair, pair)  # of the pair, for each detection
-    kept = np.arange(len(pair)) - first < max_dets
-    pair, result = pair[kept], result[kept]
+    is_within_limit = np.arange(len(pair)) - first < max_dets
+    pair, result = pair[is_within_limit], result[is_within_limit]
     overlaps = _find_overlaps(ious, pair, object_pair, list(images), ids)
 
     # Stable: equal scores stay in the order of the images.
     label = pair // max(1, len(images))
-    score = np.array([results[i]["score"] for i in result], np.float64)
+    score = scores[result]
     order = np.lexsort((-score, label))
     position = np.empty_like(order)
     position[order] = np.arange(len(order))
@@ -160,23 +163,23 @@ def collect_detections(
     partial = np.zeros(len(pair), bool)
     if lvis:
         partial = _partially_annotated(ground_truth, images, label_of, pair)
-    area, image = _areas([results[i] for i in result]), image_index[pair % max(1, len(images))]
+    area, image = _areas(results, iou_type)[result], image_index[pair % max(1, len(images))]
     return Detections(
         label[order], score[order], result, image, area, partial, overlaps, objects, len(ids), {}
     )
 
 
-def rows_by_class(detections: Detections, counted: np.ndarray) -> list[np.ndarray]:
+def rows_by_class(detections: Detections, is_counted: np.ndarray) -> list[np.ndarray]:
     """Return the rows of the detections of each class that count, by descending score.
 
     Args:
         detections: the detections.
-        counted: (D,) bool, such as those that are not ignored.
+        is_counted: (D,) bool, such as those that are not ignored.
 
     Returns:
         K arrays of int64 indices.
     """
-    rows = np.flatnonzero(counted)
+    rows = np.flatnonzero(is_counted)
     ends = np.searchsorted(detections.label[rows], np.arange(1, detections.num_classes))
     return np.split(rows, ends)
 
@@ -216,8 +219,8 @@ def _match(detections: Detections, min_iou: float, low: float, high: float) -> M
     annotation[matched.detection] = objects.annotation[matched.target]
     ignored = detections.partial | (detections.area < low) | (detections.area > high)
     ignored[matched.detection] = ignored_object[matched.target]
-    counted = objects.label[~ignored_object]
-    num_objects = np.bincount(counted, minlength=detections.num_classes)
+    counted_labels = objects.label[~ignored_object]
+    num_objects = np.bincount(counted_labels, minlength=detections.num_classes)
     return Matches(iou, annotation, ignored, num_objects)
 
 
@@ -297,20 +300,21 @@ def _sort_by_pair(
     entries: Sequence[Mapping[str, Any]],
     images: Mapping[Any, int],
     label_of: Mapping[Any, int],
-    *,
-    by_score: bool = False,
+    scores: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sort entries by class, image and descending score; return their (class, image) and index.
 
     A pair of class and image is numbered ``class * number of images + image``. Entries of other
     classes are left out.
     """
-    label = np.array([label_of.get(entry["category_id"], -1) for entry in entries], np.int64)
+    # One pass over the entries in their order: visiting them in another order is slow.
+    label, image = (
+        np.array([index_of.get(entry[key], -1) for entry in entries], np.int64)
+        for index_of, key in ((label_of, "category_id"), (images, "image_id"))
+    )
     index = np.flatnonzero(label >= 0)
-    rows = [entries[i] for i in index]
-    pair = label[index] * len(images) + np.array([images[r["image_id"]] for r in rows], np.int64)
-    keys = (-np.array([row["score"] for row in rows], np.float64), pair) if by_score else (pair,)
-    order = np.lexsort(keys)
+    pair = label[index] * len(images) + image[index]
+    order = np.lexsort((pair,) if scores is None else (-scores[index], pair))
     return pair[order], index[order]
 
 
@@ -345,13 +349,14 @@ def _find_overlaps(
     return Overlaps(detection, target, flat[entries])
 
 
-def _areas(results: Sequence[Mapping[str, Any]]) -> np.ndarray:
+def _areas(results: Sequence[Mapping[str, Any]], iou_type: str) -> np.ndarray:
     """Return the areas of boxes or masks in square pixels."""
-    if results and "bbox" in results[0]:
-        boxes = np.array([result["bbox"] for result in results], np.float64)
-        return boxes[:, 2] * boxes[:, 3]
-    masks = [result["segmentation"] for result in results]
-    return np.asarray(mask_util.area(masks) if masks else [], np.float64)
+    # The libraries add a box to a mask, and a polygon to a box.
+    if iou_type == "bbox":
+        boxes = [result["bbox"] for result in results]
+        return np.array([float(box[2]) * float(box[3]) for box in boxes], np.float64)
+    # One by one: pycocotools 2.0.11 with NumPy 2 fails for a list of more than 255 masks.
+    return np.array([mask_util.area(result["segmentation"]) for result in results], np.float64)
 
 
 def _partially_annotated(

@@ -184,9 +184,15 @@ def evaluate_detections(
     ids = sorted(classes)
     # Copy, because the libraries modify them. If there is a mask, leave out the box: the libraries
     # would compute the area from it.
-    keys = ("image_id", "category_id", "score", FIELDS[iou_type])
+    field = FIELDS[iou_type]
     rows = [
-        {key: result[key] for key in keys} | {"position": position}
+        {
+            "image_id": result["image_id"],
+            "category_id": result["category_id"],
+            "score": result["score"],
+            field: result[field],
+            "position": position,
+        }
         for position, result in enumerate(results)
     ]
     if lvis:
@@ -195,7 +201,7 @@ def evaluate_detections(
     frequency = {category["id"]: category["frequency"] for category in categories if lvis}
     frequencies = [frequency[identity] for identity in ids] if lvis else None
     detections = collect_detections(
-        ground_truth, rows, evaluation.ious, ids, max_dets=limit, lvis=lvis
+        ground_truth, rows, evaluation.ious, ids, iou_type=iou_type, max_dets=limit, lvis=lvis
     )
     position = np.array([row["position"] for row in rows], np.int64)
     detections = detections._replace(result=position[detections.result])

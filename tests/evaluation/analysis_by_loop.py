@@ -4,9 +4,11 @@ import math
 from collections import defaultdict
 
 import numpy as np
+import pytest
 
 from tests.evaluation.lrp_by_loop import region_iou
 
+IOUS = [0.5 + i / 20 for i in range(10)]
 RECALLS = np.linspace(0, 1, 101).tolist()  # COCO's, a few of which are above i / 100 by 1e-16
 
 
@@ -198,3 +200,52 @@ def errors_by_loop(detections, objects, categories):
     left = [o for o in objects if o not in missed]
     corrected["missed"] = ap_of_classes(triples, left, categories)
     return base, counts, corrected
+
+
+def approx(value):
+    return pytest.approx(value, abs=1e-9, nan_ok=True)
+
+
+def mean(values):
+    defined = [value for value in values if not math.isnan(value)]
+    return sum(defined) / len(defined) if defined else math.nan
+
+
+def check_analysis(numbers, content, results, iou_type, rules, threshold):
+    """Check all numbers of ``analyze_detections`` at a score threshold."""
+    detections, objects = match_all(content, results, iou_type, rules)
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    categories = sorted(names)
+    groups = [("overall", categories), *((names[c], [c]) for c in categories)]
+    base, counts, corrected = errors_by_loop(detections, objects, categories)
+    for name, labels in groups:
+        group = numbers["overall"] if name == "overall" else numbers["classes"][name]
+        rows = [d for d in detections if d["label"] in labels]
+        count = sum(o["category_id"] in labels for o in objects)
+        pairs = [(d["score"], d["same_class_iou"]) for d in rows if d["same_class_iou"] > 0.5]
+        assert tuple(group["correlation"].values()) == approx(correlation_by_loop(pairs))
+        point = tuple(group["at_threshold"].values())
+        assert point == approx(point_by_loop(rows, count, threshold))
+        curve = group["curve"]
+        assert bool(count and rows) == bool(curve["threshold"])
+        for value, *point in zip(*curve.values()):
+            assert point == approx(point_by_loop(rows, count, value)[3:])
+        errors = group["errors"]
+        assert errors["AP50"] == approx(100 * mean([base[c] for c in labels]))
+        for kind, of_class in counts.items():
+            assert errors[kind]["count"] == sum(of_class[c] for c in labels)
+            gain = mean([corrected[kind][c] for c in labels]) - mean([base[c] for c in labels])
+            assert errors[kind]["AP"] == approx(100 * gain)
+    overall = numbers["overall"]
+    assert overall["errors"]["AP50"] == approx(overall["AP50"])
+    matrix = numbers["confusion_matrix"]
+    assert matrix["counts"] == confusion_by_loop(detections, objects, categories, threshold)
+    assert matrix["classes"] == [*(names[c] for c in categories), "background"]
+    pooled = []
+    for min_iou in IOUS:
+        rows, _ = match_all(content, results, iou_type, rules, min_iou)
+        pairs = [(d["score"], d["target"] is not None) for d in rows]
+        pooled.append(100 * ap_by_loop(pairs, len(objects)))
+    assert overall["pooledAP"] == approx(sum(pooled) / 10)
+    assert overall["pooledAP50"] == approx(pooled[0])
+    assert overall["pooledAP75"] == approx(pooled[5])

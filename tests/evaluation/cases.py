@@ -22,11 +22,13 @@ BOX, FAR = [10, 10, 40, 40], [100, 100, 60, 60]
 DETECTIONS = [(2, 0, FAR, 0.9), (1, 0, BOX, 0.8), (1, 1, FAR, 0.7)]
 
 
-def mask(box):
-    """Return the compressed RLE of an integer box."""
+def mask(box, cut=False):
+    """Return the compressed RLE of an integer box, without its first quarter if ``cut``."""
     x, y, width, height = box
     pixels = np.zeros((SIDE, SIDE), np.uint8, order="F")
     pixels[y : y + height, x : x + width] = 1
+    if cut:
+        pixels[y : y + height // 2, x : x + width // 2] = 0
     rle = mask_util.encode(pixels)
     return rle | {"counts": rle["counts"].decode()}
 
@@ -69,7 +71,10 @@ def result(image, category, box, score):
 
 
 def random_set(seed, images=30, crowds=0.1):
-    """Return objects of all sizes in three classes, and detections near them and elsewhere."""
+    """Return objects of all sizes in three classes, and detections near them and elsewhere.
+
+    Every other detection lacks a quarter of its mask, so its area is not that of its box.
+    """
     rng = np.random.default_rng(seed)
 
     def box(high=150):
@@ -90,6 +95,8 @@ def random_set(seed, images=30, crowds=0.1):
                 # Only a few distinct scores, so that many are equal.
                 results.append(result(image, category, corner + size, rng.integers(1, 20) / 20))
         results += [result(image, int(rng.choice([A, B, C, D])), box(), 0.5) for _ in range(3)]
+    for row in results[::2]:
+        row["segmentation"] = mask(row["bbox"], cut=True)
     lists = [
         {i: [int(c) for c in NAMES if rng.random() < 0.3] for i in range(1, images + 1)}
         for _ in range(2)

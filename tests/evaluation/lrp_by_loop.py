@@ -11,8 +11,9 @@ def region_iou(detection, annotation, iou_type):
     crowd = [bool(annotation.get("iscrowd"))]
     if iou_type == "bbox":
         return mask_util.iou([detection["bbox"]], [annotation["bbox"]], crowd)[0][0]
-    (polygon,) = annotation["segmentation"]
-    mask = mask_util.merge(mask_util.frPyObjects([polygon], 200, 200))
+    mask = mask_util.frPyObjects(annotation["segmentation"], *detection["segmentation"]["size"])
+    if isinstance(mask, list):  # polygons
+        mask = mask_util.merge(mask)
     return mask_util.iou([detection["segmentation"]], [mask], crowd)[0][0]
 
 
@@ -80,9 +81,9 @@ def lrp_of_classes(content, results, iou_type, rules, area_range):
                 image_rows = [row for row in image_rows if row[1] > 0]
             rows += image_rows
             total += count
-        counted = [row[:2] for row in rows if not row[2]]
-        counted.sort(key=lambda row: -row[0])
-        numbers[category] = optimal_lrp_by_loop(counted, total)
+        counting = [row[:2] for row in rows if not row[2]]
+        counting.sort(key=lambda row: -row[0])
+        numbers[category] = optimal_lrp_by_loop(counting, total)
     return numbers
 
 
