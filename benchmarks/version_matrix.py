@@ -4,8 +4,9 @@
 From the root of the repository: ``python3 -m benchmarks.version_matrix [--rows NAME ...]``, or
 ``make test-matrix``. Needs the standard library only, a package index, and about 7 GB of disk per
 row. Each row gets a virtual environment in ``.venv-matrix/NAME``, which the next run reuses if the
-row's pins are still the same. ``benchmarks/results/test_matrix.json`` is written after each row,
-and the log of the row is ``.venv-matrix/NAME.log``.
+row's pins are still the same. The log of a row is ``.venv-matrix/NAME.log``.
+``benchmarks/results/test_matrix.json`` is written after the last row or an interruption, because
+one of the tests compares the docs with it: run ``python -m benchmarks.docs`` afterwards.
 """
 
 from __future__ import annotations
@@ -189,7 +190,7 @@ def matrix_table() -> str:
         else:
             versions, date = record["versions"], record["date"]
             tests = ", ".join(
-                f"{record[kind]} {kind}"
+                f"{record[kind]:,} {kind}"
                 for kind in ("passed", "failed", "skipped")
                 if record[kind] or kind == "passed"
             )
@@ -206,23 +207,26 @@ def main() -> int:
         "--install-only", action="store_true", help="create the environments but run no tests"
     )
     args = parser.parse_args()
-    status = 0
-    for name in args.rows:
-        try:
-            record = measure(name, ROWS[name], args.install_only)
-        except NotRunError as error:
-            print(f"{name}: not run: {error}", flush=True)
-            status = 1
-            continue
-        if record is None:
-            print(f"{name}: installed", flush=True)
-            continue
-        # Read the file again for each row, because another process may have written another row.
-        results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        RESULTS.write_text(json.dumps({**results, name: record}, indent=1) + "\n")
-        counts = ", ".join(f"{record[kind]} {kind}" for kind in ("passed", "failed", "skipped"))
-        print(f"{name}: {counts} in {record['minutes']} minutes", flush=True)
-        status |= record["failed"] > 0 or record["passed"] == 0
+    status, records = 0, {}
+    try:
+        for name in args.rows:
+            try:
+                record = measure(name, ROWS[name], args.install_only)
+            except NotRunError as error:
+                print(f"{name}: not run: {error}", flush=True)
+                status = 1
+                continue
+            if record is None:
+                print(f"{name}: installed", flush=True)
+                continue
+            records[name] = record
+            counts = ", ".join(f"{record[kind]} {kind}" for kind in ("passed", "failed", "skipped"))
+            print(f"{name}: {counts} in {record['minutes']} minutes", flush=True)
+            status |= record["failed"] > 0 or record["passed"] == 0
+    finally:
+        if records:
+            results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+            RESULTS.write_text(json.dumps(results | records, indent=1) + "\n")
     return int(status)
 
 
