@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Compare how well detectors rank with focal loss, AP Loss and Rank & Sort Loss.
+"""Compare how well detectors trained with focal loss, AP Loss and Rank & Sort Loss rank.
 
-From the root of the repository: ``python -m benchmarks.ranking --bccd BCCD_Dataset/BCCD``, with a
-clone of https://github.com/Shenggan/BCCD_Dataset; without it, only on the shapes. Trains RetinaNet
-with ATSS with each loss and three seeds, at most five minutes each on two CPU cores, and writes
-``benchmarks/results/ranking/DATA_LOSS_SEED.json`` after each run. Runs that have a JSON are
-skipped, so an interrupted script continues where it was.
+Run ``python -m benchmarks.ranking --bccd BCCD_Dataset/BCCD`` from the root of the repository, with
+a clone of https://github.com/Shenggan/BCCD_Dataset. Without ``--bccd`` it trains on the shapes
+only. Trains RetinaNet with ATSS once per loss and seed, about five minutes each on two CPU cores,
+and writes ``benchmarks/results/ranking/DATA_LOSS_SEED.json`` after each run. Runs that have a JSON
+are skipped, so an interrupted script continues where it stopped.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LOSSES = {
 SEEDS = (0, 1, 2)
 # Twice the length of the quick configs.
 SHAPES = ["train.epochs=6.4"]
-# About 400 iterations at half of the images' size.
+# About 400 iterations at half the image size.
 BCCD = [
     f"dataloader.{split}.mapper.augmentations.0.{key}"
     for split in ("train", "test")
@@ -60,7 +60,7 @@ def measure(config: str, overrides: list[str], seed: int, bccd: str | None) -> d
         bccd: the folder of BCCD; None to train on the shapes.
 
     Returns:
-        What was run, for how many minutes, on which machine, and the numbers.
+        The config, its overrides and seed, the minutes, the machine, and the metrics.
     """
     data = ["--train", bccd] if bccd else []
     with tempfile.TemporaryDirectory() as folder:
@@ -92,9 +92,10 @@ def measure(config: str, overrides: list[str], seed: int, bccd: str | None) -> d
 
 
 def main() -> None:
-    """Train and measure what has no JSON yet."""
+    """Train and measure the runs that have no result file yet."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--bccd", metavar="FOLDER", help="Annotations, ImageSets and JPEGImages")
+    folders = "Annotations, ImageSets and JPEGImages"
+    parser.add_argument("--bccd", metavar="FOLDER", help=f"the folder with {folders}")
     args = parser.parse_args()
     folder = RESULTS / "ranking"
     folder.mkdir(exist_ok=True)

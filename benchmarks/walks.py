@@ -125,7 +125,7 @@ def record(walk: Walk, action: Callable[[], Any]) -> list[str]:
     """Run an action; return the files of the package that it enters on a walk, in order.
 
     Raises:
-        RuntimeError: the last call of the walk is not reached.
+        RuntimeError: the last call of the walk was not reached.
     """
     import ranking_det
 
@@ -137,7 +137,7 @@ def record(walk: Walk, action: Callable[[], Any]) -> list[str]:
         return list(recorder.files)
     finally:
         sys.setprofile(None)
-    raise RuntimeError(f"the last call of {walk} is not reached; entered {list(recorder.files)}")
+    raise RuntimeError(f"the last call of {walk} was not reached; entered {list(recorder.files)}")
 
 
 def train_step() -> None:

@@ -1,6 +1,6 @@
 """Render HTML pages that open offline: one file, without network access.
 
-The pages extend ``page_frame.html``, which has their style.
+The pages extend ``page_frame.html``, which defines their style.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from ranking_det.user_errors import percent
 def render(template: str, values: Mapping[str, Any]) -> str:
     """Render a page from a template of this folder.
 
-    All texts are escaped, because class and file names may come from untrusted sources.
+    All strings are escaped, because class and file names may come from untrusted sources.
 
     Args:
         template: the name of the template.
-        values: its variables. There is also the function ``number`` and the filter ``percent``.
+        values: its variables. Templates can also use the function ``number`` and the filter
+            ``percent``.
 
     Returns:
         The HTML.
@@ -52,7 +53,7 @@ def data_url(content: bytes, image_format: str) -> str:
 
 
 def number(value: float) -> str:
-    """Return a number as text, with thousands separators or at least two digits.
+    """Format an integer with thousands separators; round a float below 10 to two digits.
 
     Args:
         value: an integer or a float, >= 0.

@@ -61,15 +61,15 @@ ROWS = list(read_rows())
 RUNS = list(dict.fromkeys((row.config, row.overrides) for row in ROWS if row.config))
 
 
-def name(run):
+def run_id(run):
     config, overrides = run
     stem = config.rpartition("/")[2].removesuffix(".py")
     return "-".join([stem, *(override.rpartition("model.")[2][-40:] for override in overrides)])
 
 
-# The last run of each config has the most overrides.
-LAST_RUNS = list({config: (config, overrides) for config, overrides in RUNS}.values())
-every_run = pytest.mark.parametrize("run", RUNS, ids=name)
+# The run of each config with the most overrides.
+LONGEST_RUNS = list({run[0]: run for run in sorted(RUNS, key=lambda run: len(run[1]))}.values())
+every_run = pytest.mark.parametrize("run", RUNS, ids=run_id)
 
 
 @functools.cache
@@ -98,7 +98,7 @@ def settings_of(config, overrides):
     return {part: settings(instantiate(node)) for part, node in nodes.items() if node is not None}
 
 
-def test_every_table_of_the_papers_has_rows():
+def test_every_ablation_table_has_rows():
     assert tuple(dict.fromkeys(row.table for row in ROWS)) == TABLES
 
 
@@ -121,13 +121,12 @@ def test_the_rows_of_a_table_differ():
 def test_each_override_of_a_row_changes_the_model(run):
     config, overrides = run
     expected = settings_of(config, overrides)
-    for left_out in range(len(overrides)):
-        other_overrides = overrides[:left_out] + overrides[left_out + 1 :]
+    for index, override in enumerate(overrides):
         try:
-            without = settings_of(config, other_overrides)
-        except UserError:  # the key exists only with the override that was left out
+            other_settings = settings_of(config, overrides[:index] + overrides[index + 1 :])
+        except UserError:  # the key exists only with this override
             continue
-        assert without != expected, overrides[left_out]
+        assert other_settings != expected, override
 
 
 def test_each_config_of_the_folder_is_a_row_and_its_docstring_has_the_ap():
@@ -141,7 +140,7 @@ def test_each_config_of_the_folder_is_a_row_and_its_docstring_has_the_ap():
     assert paths
 
 
-@pytest.mark.parametrize("run", LAST_RUNS, ids=name)
+@pytest.mark.parametrize("run", LONGEST_RUNS, ids=run_id)
 def test_a_row_of_each_config_builds(run):
     build_model(load(*run), "meta")
 
