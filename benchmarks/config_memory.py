@@ -58,15 +58,15 @@ def saved_bytes(forward: Callable[[], Any], excluded: Iterable[Tensor] = ()) -> 
         The number of bytes.
     """
     # Weak references, because the address of a freed storage is soon reused.
-    counted = {StorageWeakRef(tensor.untyped_storage()) for tensor in excluded}
+    seen_storages = {StorageWeakRef(tensor.untyped_storage()) for tensor in excluded}
     total = 0
 
     def count(tensor: Tensor) -> None:
         nonlocal total
         storage = tensor.untyped_storage()
         reference = StorageWeakRef(storage)
-        if reference not in counted:
-            counted.add(reference)
+        if reference not in seen_storages:
+            seen_storages.add(reference)
             total += storage.nbytes()
 
     def restore(_: None) -> Tensor:

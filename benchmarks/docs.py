@@ -210,7 +210,7 @@ def quick() -> str:
 
 def published(folder: str) -> str:
     """Write the table of a folder's configs: the papers' AP, from docstrings, and the memory."""
-    counted = load("config_memory.json")["configs"]
+    memory = load("config_memory.json")["configs"]
     rows = [
         "| detector | backbone | assigner | criterion | config | paper's box AP "
         "| paper's mask AP | parameters | GB for *n* images |",
@@ -228,7 +228,7 @@ def published(folder: str) -> str:
         detector, *axes = name_axes(model)
         link = f"[`{path.stem}`](../{path.relative_to(ROOT).as_posix()})"
         figures = ["not counted", ""]
-        if (row := counted.get(f"{folder}/{path.stem}")) is not None:
+        if (row := memory.get(f"{folder}/{path.stem}")) is not None:
             state = row["weights_gradients_momentum"] / 1e9
             activations = row["activations_per_image"] / 1e9
             figures = [f"{row['parameters'] / 1e6:.0f} M", f"{state:.1f} + {activations:.1f} *n*"]

@@ -144,7 +144,7 @@ def show(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def counted(count: int, one: str, many: str) -> str:
+def quantity(count: int, one: str, many: str) -> str:
     """Return a count with its noun in the singular or plural, for a message.
 
     Args:
@@ -152,7 +152,7 @@ def counted(count: int, one: str, many: str) -> str:
         one: what follows a count of 1.
         many: what follows any other count.
 
-    >>> counted(1, "image is", "images are"), counted(1200, "image is", "images are")
+    >>> quantity(1, "image is", "images are"), quantity(1200, "image is", "images are")
     ('1 image is', '1,200 images are')
     """
     return f"{count:,} {one if count == 1 else many}"

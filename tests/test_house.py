@@ -177,6 +177,7 @@ def test_module_names_are_unique_and_neither_shadow_the_standard_library_nor_loo
 
 
 ARCHITECTURES = r"retina_?net|fcos|rcnn|yolact|(?<![a-z])solo(?![a-z])|solov2"
+BACKBONES = r"efficientnet|res2net|resnet|carafe|timm(?!_)|vitdet"
 
 
 def registered_classes():
@@ -201,7 +202,7 @@ def docstring_lines(path):
 def test_engine_data_evaluation_and_visualization_do_not_mention_architectures(path):
     if path.relative_to(ROOT).parts[0] not in ("engine", "data", "evaluation", "visualization"):
         return
-    pattern = re.compile("|".join([ARCHITECTURES, *registered_classes()]), re.IGNORECASE)
+    pattern = re.compile("|".join([ARCHITECTURES, BACKBONES, *registered_classes()]), re.IGNORECASE)
     prose = set(docstring_lines(path))
     with tokenize.open(path) as file:
         tokens = [token for token in tokenize.generate_tokens(file.readline)]

@@ -10,9 +10,9 @@ from typing import Any, get_args
 from ranking_det.analysis.data_report import write_report
 from ranking_det.analysis.detection_metrics import write_detection_numbers, write_lrp
 from ranking_det.analysis.detection_report import write_detection_report
-from ranking_det.analysis.imbalance import write_imbalance
 from ranking_det.analysis.reverse_pair_report import write_pairs
 from ranking_det.analysis.score_fitting import SWEEP, write_fit, write_sweep
+from ranking_det.analysis.task_imbalance import write_imbalance
 from ranking_det.data.formats.sources import FORMATS
 from ranking_det.engine.command import TRUST_CONFIG
 from ranking_det.evaluation.calibration import Method, Target

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ranking_det.data.object_statistics import TINY, ClassCount, Copies, DataStatistics
 from ranking_det.engine.custom_data import MANY_CROWDS
-from ranking_det.engine.positive_counts import PositiveCounts
-from ranking_det.user_errors import counted, percent
+from ranking_det.engine.missed_objects import PositiveCounts
+from ranking_det.user_errors import percent, quantity
 
 FEW_OBJECTS = 10
 """The advice names classes with fewer objects."""
@@ -74,7 +74,7 @@ def advise(
 
 def _classes(counts: Sequence[ClassCount]) -> str:
     names = ", ".join(count.name for count in counts[:5]) + (", ..." if len(counts) > 5 else "")
-    return f"{counted(len(counts), 'class', 'classes')} ({names})"
+    return f"{quantity(len(counts), 'class', 'classes')} ({names})"
 
 
 def _on_classes(counts: Sequence[ClassCount]) -> Iterator[str]:
@@ -169,7 +169,7 @@ def _on_crowding(numbers: DataStatistics) -> Iterator[str]:
         )
     if crowding.duplicate_pairs:
         yield (
-            f"{counted(crowding.duplicate_pairs, 'pair', 'pairs')} of nearly equal boxes of the "
+            f"{quantity(crowding.duplicate_pairs, 'pair', 'pairs')} of nearly equal boxes of the "
             "same class: probably duplicate annotations."
         )
     annotations = numbers.objects + numbers.crowds

@@ -39,7 +39,7 @@ from ranking_det.data.object_statistics import (
 )
 from ranking_det.engine.checkpoint import load_weights
 from ranking_det.engine.custom_data import NUM_DECODED, write_faults
-from ranking_det.engine.positive_counts import count_positives, input_sizes
+from ranking_det.engine.missed_objects import count_positives, input_sizes
 from ranking_det.engine.run_config import RunConfig, load_config
 from ranking_det.files import write_json, write_whole
 from ranking_det.modeling.interface import interface_of

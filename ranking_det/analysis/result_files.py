@@ -13,7 +13,7 @@ from ranking_det.evaluation.ground_truth import describe, read_ground_truth
 from ranking_det.evaluation.libraries import check_library
 from ranking_det.evaluation.metrics import DetectionEvaluation, Rules, evaluate_detections
 from ranking_det.path_checks import check_outputs
-from ranking_det.user_errors import counted
+from ranking_det.user_errors import quantity
 
 Results = list[dict[str, Any]]
 
@@ -46,7 +46,7 @@ class ResultFiles(NamedTuple):
             UserError: the file cannot be read, or its content is faulty.
         """
         results = read_results(path, self.ground_truth, self.iou_type)
-        count = counted(len(results), "result", "results")
+        count = quantity(len(results), "result", "results")
         lines = [*self.lines, count, *unmatched_images(self.ground_truth, results, path)]
         return self._replace(results=results, lines=lines)
 

@@ -13,7 +13,7 @@ from ranking_det.engine.run_config import load_config
 from ranking_det.evaluation.reverse_pairs import MINED
 from ranking_det.files import write_json
 from ranking_det.path_checks import check_outputs
-from ranking_det.user_errors import UserError, counted
+from ranking_det.user_errors import UserError, quantity
 
 
 def write_pairs(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]:
@@ -51,7 +51,7 @@ def write_pairs(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]
         "heads": heads,
     }
     write_json(Path(args.output), content)
-    images = counted(report.images, "image", "images")
+    images = quantity(report.images, "image", "images")
     lines = [f"{report.weights}: reverse pairs in {images} with objects"]
     lines += [f"{name:9} {_describe(head)}" for name, head in heads.items()]
     return [*lines, f"Wrote {args.output}"]

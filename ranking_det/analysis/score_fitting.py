@@ -24,7 +24,7 @@ from ranking_det.engine.checkpoint import (
 from ranking_det.engine.command import Command
 from ranking_det.engine.part_errors import one_line_errors
 from ranking_det.engine.plan import make_plan
-from ranking_det.engine.speed import time_thresholds
+from ranking_det.engine.threshold_speed import time_thresholds
 from ranking_det.evaluation.calibration import CalibrationErrors, calibration_errors
 from ranking_det.evaluation.detection_analysis import pooled_metrics
 from ranking_det.evaluation.fitted_scores import FittedScores, fit_scores
@@ -34,7 +34,7 @@ from ranking_det.evaluation.thresholds import ThresholdSweep
 from ranking_det.files import without_nan, write_json
 from ranking_det.modeling.threshold_watch import THRESHOLD_KEYS
 from ranking_det.path_checks import check_file, check_outputs
-from ranking_det.user_errors import UserError, counted, listed
+from ranking_det.user_errors import UserError, listed, quantity
 
 SWEEP = (
     *(0.0, 1e-4, 1e-3, 0.003, 0.01, 0.015, 0.02, 0.025, 0.03, 0.035, 0.04, 0.045, 0.05, 0.07),
@@ -139,8 +139,8 @@ def _read_parts(
         _check_same_classes(files, measured, args.measure_ground_truth)
         num_measured = len(measured.ground_truth["images"])
         origins = [
-            f"{counted(num_images, 'image', 'images')} of {args.ground_truth}",
-            f"{counted(num_measured, 'image', 'images')} of {args.measure_ground_truth}",
+            f"{quantity(num_images, 'image', 'images')} of {args.ground_truth}",
+            f"{quantity(num_measured, 'image', 'images')} of {args.measure_ground_truth}",
         ]
         return files, measured, origins, [*files.lines, *measured.lines]
     if num_images < 2:
@@ -150,7 +150,7 @@ def _read_parts(
             "--measure-results"
         )
     half = image_halves(num_images, args.seed)
-    counts = [counted(int(part.sum()), "image", "images") for part in (~half, half)]
+    counts = [quantity(int(part.sum()), "image", "images") for part in (~half, half)]
     origins = [
         f"{counts[0]}, a random half of {args.ground_truth} (seed {args.seed})",
         f"{counts[1]}, the other half of {args.ground_truth}",
@@ -305,7 +305,7 @@ def write_sweep(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]
         rows = [row | {"ms": time} for row, time in zip(rows, times, strict=True)]
         lines.append(
             f"ms: mean time per image on {plan.config.train.device}, over "
-            f"{counted(num_images, 'image', 'images')}"
+            f"{quantity(num_images, 'image', 'images')}"
         )
     content = {"thresholds": rows, "largest_threshold": sweep.largest_threshold()}
     write_json(Path(args.output), without_nan(content))

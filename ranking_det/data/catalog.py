@@ -28,7 +28,7 @@ from ranking_det.data.coco_json import reader
 from ranking_det.data.coco_json.reader import Annotations, summarize
 from ranking_det.data.coco_json.rules import LVIS_LISTS, id_order
 from ranking_det.data.shapes import CATEGORIES, VARIANTS, prepare_shapes, shapes_folder
-from ranking_det.user_errors import UserError, counted
+from ranking_det.user_errors import UserError, quantity
 
 DEFAULT_READ_OPTIONS = reader.ReadOptions(masks=True, max_headers=0)
 """Options for the files of sets without ``read_options`` in their metadata."""
@@ -248,7 +248,7 @@ def load_set(name: str) -> list[dict[str, Any]]:
     class_of = metadata.thing_dataset_id_to_contiguous_id
     ids = [category["id"] for category in annotations.categories]
     if class_of.keys() - annotations.root_ids != set(ids):
-        count = counted(len(ids), "category", "categories")
+        count = quantity(len(ids), "category", "categories")
         file_categories = f"{count} with ids from {ids[0]} to {ids[-1]}"
         registered = sorted(class_of, key=id_order)
         set_categories = f"{len(class_of):,} with {registered[0]} to {registered[-1]}"

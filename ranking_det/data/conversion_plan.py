@@ -329,6 +329,6 @@ def _read_earlier_plan(folder: Path, stamp: str) -> ConversionPlan | None:
         return None
     lines = [
         *source["lines"],
-        f"using the conversion in {folder} again: its source files have not changed",
+        f"reusing the conversion in {folder}: its source files have not changed",
     ]
     return ConversionPlan(folder, train, val, lines, faults, record, stamp, is_written=True)

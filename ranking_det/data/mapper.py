@@ -25,7 +25,7 @@ from pycocotools import mask as mask_util
 from ranking_det.checks import check_choice, check_that
 from ranking_det.data.augmentation import centers_inside
 from ranking_det.data.images import UnreadableImageError, read_upright
-from ranking_det.user_errors import UserError, counted
+from ranking_det.user_errors import UserError, quantity
 
 logger = logging.getLogger(__name__)
 
@@ -204,8 +204,8 @@ class UnreadableImages:
                 num_images = np.count_nonzero(counts)
                 logger.warning(
                     "%s skipped in training, %s in total",
-                    counted(num_images, "unreadable image was", "unreadable images were"),
-                    counted(counts.sum(), "time", "times"),
+                    quantity(num_images, "unreadable image was", "unreadable images were"),
+                    quantity(counts.sum(), "time", "times"),
                 )
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 from ranking_det.data.coco_json.fields import identifier, read_fields
 from ranking_det.data.coco_json.image_files import ImageFinder
 from ranking_det.data.images import UnreadableImageError, read_gray
-from ranking_det.user_errors import UserError, counted
+from ranking_det.user_errors import UserError, quantity
 
 SHARE = 0.2
 """The share of the images for validation."""
@@ -113,12 +113,12 @@ def split_images(
     members: dict[int, list[int]] = defaultdict(list)
     for index, group in zip(order, groups, strict=True):
         members[group].append(index)
-    chosen = set(_choose(list(members.values()), classes, share, seed))
+    val_indices = set(_choose(list(members.values()), classes, share, seed))
     sides = {
-        "train": [index for index in order if index not in chosen],
-        "val": [index for index in order if index in chosen],
+        "train": [index for index in order if index not in val_indices],
+        "val": [index for index in order if index in val_indices],
     }
-    text = f"no validation set: split off {len(chosen):,} of {len(order):,} images at random"
+    text = f"no validation set: split off {len(val_indices):,} of {len(order):,} images at random"
     text += f" with seed {seed}, stratified by the rarest class of each"
     record = {side: [names[index] for index in indices] for side, indices in sides.items()}
     ids = {side: [content["images"][i]["id"] for i in indices] for side, indices in sides.items()}
@@ -185,7 +185,7 @@ def group_copies(names: Sequence[str], paths: Sequence[str | None]) -> tuple[lis
     if num_named < total:
         lines.append(
             f"judging by file names, the {total:,} images are versions of "
-            f"{counted(num_named, 'original', 'originals')}"
+            f"{quantity(num_named, 'original', 'originals')}"
         )
     if total > MAX_HASHED:
         lines.append(f"more than {MAX_HASHED:,} images: only their names are compared")
@@ -200,7 +200,7 @@ def group_copies(names: Sequence[str], paths: Sequence[str | None]) -> tuple[lis
         if total < 4 or largest <= max(total / 2, largest_named):
             if num_joined < num_named:
                 kind = f"{'near-' * (distance > 0)}duplicate"
-                text = counted(num_named - num_joined, f"image is a {kind}", f"images are {kind}s")
+                text = quantity(num_named - num_joined, f"image is a {kind}", f"images are {kind}s")
                 lines.append(f"{text} of others; duplicates stay in the same split")
             return groups, lines
         lines.append("most images look alike: only exact duplicates stay in the same split")
@@ -282,16 +282,16 @@ def _choose(
         strata[min(names, key=lambda name: (counts[name], name), default="")].append(index)
     generator = random.Random(seed)
     in_train = Counter(name for names in group_classes for name in names)  # groups by class
-    chosen: list[int] = []
+    val_groups: list[int] = []
     deficit = 0.0  # images that earlier strata were too small to contribute
 
     def move(index: int) -> bool:
         """Move a group to validation if all its classes stay in training."""
         names = group_classes[index]
-        if any(in_train[name] == 1 for name in names) or len(chosen) + 1 == len(groups):
+        if any(in_train[name] == 1 for name in names) or len(val_groups) + 1 == len(groups):
             return False
         in_train.subtract(names)
-        chosen.append(index)
+        val_groups.append(index)
         return True
 
     for name in sorted(strata, key=lambda name: (name == "", counts[name], name)):
@@ -303,12 +303,12 @@ def _choose(
             if size / 2 <= num_wanted and move(index):
                 num_wanted -= size
         deficit = num_wanted
-    if not chosen:
+    if not val_groups:
         # The smallest group first.
         by_size = sorted(range(len(groups)), key=lambda index: len(groups[index]))
         if not any(move(index) for index in by_size):
-            images = counted(len(classes), "image", "images")
+            images = quantity(len(classes), "image", "images")
             text = f"{images} cannot be split into training and validation"
             reason = "a class would be missing from training, or all are copies of one image"
             raise UserError(f"{text}: {reason}; give validation images with --val")
-    return [image for index in chosen for image in groups[index]]
+    return [image for index in val_groups for image in groups[index]]

@@ -31,9 +31,9 @@ from ranking_det.path_checks import check_file
 from ranking_det.user_errors import (
     RunError,
     UserError,
-    counted,
     disable_log,
     listed,
+    quantity,
     reason_of,
     show,
 )
@@ -444,7 +444,7 @@ def _not_finite(model: nn.Module) -> str:
     names = [name for name, tensor in tensors if not tensor.isfinite().all()]
     if not names:
         return ""
-    count = counted(len(names), "parameter or buffer", "parameters and buffers")
+    count = quantity(len(names), "parameter or buffer", "parameters and buffers")
     return f"NaN or infinity in {count} (the first: {names[0]!r})"
 
 
@@ -503,15 +503,14 @@ def load_weights(model: nn.Module, weights: Checkpoint | str, *, strict: bool) -
     ]
     if absent:
         logger.warning(
-            "%s missing from the checkpoint or of another shape there, so the initial values stay: "
-            "%s",
-            counted(len(absent), "parameter or buffer is", "parameters and buffers are"),
+            "%s missing from the checkpoint or different in shape, so the initial values stay: %s",
+            quantity(len(absent), "parameter or buffer is", "parameters and buffers are"),
             listed([f"{name}{shapes.get(name, '')}" for name in absent], shown=20),
         )
     if misfits.unexpected_keys:
         logger.warning(
             "%s not used by the model: %s",
-            counted(
+            quantity(
                 len(misfits.unexpected_keys),
                 "entry of the checkpoint is",
                 "entries of the checkpoint are",

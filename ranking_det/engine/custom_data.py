@@ -29,7 +29,7 @@ from ranking_det.engine.command import Command
 from ranking_det.engine.run_config import RunConfig
 from ranking_det.files import write_table
 from ranking_det.modeling.interface import interface_of
-from ranking_det.user_errors import UserError, counted
+from ranking_det.user_errors import UserError, quantity
 
 logger = logging.getLogger(__name__)
 
@@ -297,13 +297,13 @@ def log_custom_data(data: CustomData, *, masks: bool) -> None:
 
 def _log_summary(split: str, summary: AnnotationSummary) -> None:
     names, crowds = summary.class_names, summary.num_crowds
-    crowd_text = f" and {counted(crowds, 'crowd', 'crowds')}" if crowds else ""
+    crowd_text = f" and {quantity(crowds, 'crowd', 'crowds')}" if crowds else ""
     name_list = ", ".join(names[:20]) + (" ..." if len(names) > 20 else "")
     text = (
         f"{split}: {summary.json_file}, {summary.format.upper()} format, "
-        f"{counted(summary.num_images, 'image', 'images')} ({summary.num_empty_images} without "
-        f"objects), {counted(summary.num_objects, 'object', 'objects')}{crowd_text}, "
-        f"{counted(len(names), 'class', 'classes')}: {name_list}"
+        f"{quantity(summary.num_images, 'image', 'images')} ({summary.num_empty_images} without "
+        f"objects), {quantity(summary.num_objects, 'object', 'objects')}{crowd_text}, "
+        f"{quantity(len(names), 'class', 'classes')}: {name_list}"
     )
     logger.info("%s", text)
     for note in summary.notes:
@@ -353,7 +353,7 @@ def write_faults(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_table(path, Fault._fields, rows)
     if count:
-        lines = counted(count, "fault or note", "faults and notes")
+        lines = quantity(count, "fault or note", "faults and notes")
         logger.info("Wrote %s of the data to %s", lines, path)
 
 

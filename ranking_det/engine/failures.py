@@ -70,10 +70,10 @@ def killed_by(number: int) -> str:
         number: the number of the signal.
 
     >>> killed_by(9)
-    'was killed by SIGKILL, probably because the memory was full'
+    'was killed by SIGKILL, probably because memory ran out'
     """
     causes: dict[int, str] = {
-        signal.SIGKILL: ", probably because the memory was full",
+        signal.SIGKILL: ", probably because memory ran out",
         signal.SIGBUS: ", probably because the shared memory (/dev/shm) was full",
     }
     try:

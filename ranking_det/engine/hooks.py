@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -196,12 +196,12 @@ class BestCheckpoint(HookBase):
         path = Path(self.checkpointer.save_dir, f"{BEST}.pth")
         if self.trainer.start_iter > 0 and path.is_file():
             try:
-                written = read_best(str(path))
+                best_in_file = read_best(str(path))
             except UserError as error:
                 logger.warning("%s; the next evaluation replaces it", error)
-                written = self.best = {}
-            if written.get("metric", -math.inf) > self.best.get("metric", -math.inf):
-                self.best = written
+                best_in_file = self.best = {}
+            if best_in_file.get("metric", -math.inf) > self.best.get("metric", -math.inf):
+                self.best = best_in_file
 
     def after_step(self) -> None:
         """Write model_best.pth if this step was evaluated and its metric is the best."""
@@ -231,10 +231,19 @@ class BestCheckpoint(HookBase):
 
 
 class EvaluationHook(EvalHook):
-    """Detectron2's evaluation hook, without a final evaluation of a run that has failed.
+    """Detectron2's evaluation hook, without NaN, and without a final evaluation of a failed run.
 
-    After a failure, such as a full disk, the results would look like the results of a finished run.
+    Undefined metrics, such as the AP of a class without objects, are not recorded: JSON has no NaN,
+    so other programs could not read metrics.json. After a failure, such as a full disk, the results
+    would look like the results of a finished run.
+
+    Args:
+        period: the number of iterations between evaluations; 0 to evaluate only at the end.
+        function: evaluates the model; returns a nested dict of metrics.
     """
+
+    def __init__(self, period: int, function: Callable[[], dict[str, Any]]) -> None:
+        super().__init__(period, lambda: _defined(function()))
 
     def after_train(self) -> None:
         """Evaluate if the run has reached its last iteration."""
@@ -300,6 +309,15 @@ def draw_results(trainer: TrainerBase, config: RunConfig, model: nn.Module) -> N
     plot_curves(folder / "metrics.json", folder / "curves.png")
     draw_detections(model, config.test_loader(name), name, folder / "detections.png")
     logger.info("Wrote curves.png and detections.png to %s", folder)
+
+
+def _defined(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of nested metrics without those that are NaN."""
+    return {
+        name: _defined(value) if isinstance(value, Mapping) else value
+        for name, value in metrics.items()
+        if not (isinstance(value, float) and math.isnan(value))
+    }
 
 
 def _batch(args: tuple[Any, ...]) -> list[Mapping[str, Any]]:

@@ -121,7 +121,7 @@ def _apply(cfg: DictConfig, override: str) -> None:
         LazyConfig.apply_overrides(cfg, [override])
     except (HydraException, ValidationError) as error:
         raise UserError(
-            f"{key}: expected a number or a word, a list as [a,b], or a text in quotes as "
+            f"{key}: expected a number or a word, a list as [a,b], or a quoted string as "
             f"'{key}=\"text\"', got {value!r}"
         ) from error
     except (OmegaConfBaseException, NotImplementedError) as error:

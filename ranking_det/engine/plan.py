@@ -56,6 +56,7 @@ from ranking_det.engine.resuming import check_states
 from ranking_det.engine.run_config import Records, RunConfig, load_config
 from ranking_det.evaluation.fitted_scores import FittedScores
 from ranking_det.modeling.interface import interface_of
+from ranking_det.modeling.yaml_keys import check_masks
 from ranking_det.path_checks import check_apart, check_file, check_output_dir
 from ranking_det.user_errors import UserError, disable_log, listed, record_log
 
@@ -332,14 +333,10 @@ def _check_model(plan: Plan, splits: Sequence[str]) -> None:
         run_checks.check_num_classes(config.names(split), num_classes, keys)
     config.augment(plan.model)
     _check_tensors(plan.model)
-    interface = interface_of(plan.model)
-    # Only a model with an interface of its own says for certain that it learns no masks.
-    wants_masks = config.yaml is not None and config.yaml.MODEL.MASK_ON
-    if wants_masks and interface is plan.model and not interface.learns_masks:
-        name = type(plan.model).__name__
-        raise UserError(f"MODEL.MASK_ON: expected False for {name}, which has no masks, got True")
+    if config.yaml is not None:
+        check_masks(config.yaml)
     try:
-        interface.check_parts()
+        interface_of(plan.model).check_parts()
     except ValueError as error:
         raise UserError(f"{config.user_key('model')}: {error}") from error
     config.check_parts(plan.model, trains=plan.command.trains)

@@ -29,7 +29,7 @@ from ranking_det.engine.stopping import Stopped
 from ranking_det.evaluation.fitted_scores import FittedScores
 from ranking_det.files import reserve_space, write_json, write_whole
 from ranking_det.path_checks import check_no_folder, check_output_dir
-from ranking_det.user_errors import RunError, UserError, counted, listed
+from ranking_det.user_errors import RunError, UserError, listed, quantity
 from ranking_det.visualization.detections import overlay
 
 logger = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ def predict_images(
                 content["annotations"] += rows
                 which = "the best %d" if fitted is None else "the %d above their thresholds"
                 text = f"%d/%d %s: %s, {which} drawn -> %s"
-                count = counted(len(detections), "detection", "detections")
+                count = quantity(len(detections), "detection", "detections")
                 logger.info(text, i, len(paths), path, count, len(drawn), name)
     except Stopped as stopped:
         raise Stopped(stopped.number, f"; {progress()}") from stopped
@@ -172,7 +172,9 @@ def list_images(images: Sequence[str]) -> list[str]:
     if not files:
         raise UserError("--predict: expected image files, folders or patterns, got none")
     if skipped:
-        files_text = counted(len(skipped), "file that is not an image", "files that are not images")
+        files_text = quantity(
+            len(skipped), "file that is not an image", "files that are not images"
+        )
         logger.info("Skipped %s: %s", files_text, listed(skipped))
     return list(files.values())
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ranking_det.data.mapper import read_array
 from ranking_det.modeling.interface import interface_of
 from ranking_det.path_checks import check_output_dir
-from ranking_det.user_errors import UserError, counted
+from ranking_det.user_errors import UserError, quantity
 from ranking_det.visualization.detections import DetectionExample, class_name, draw_examples
 from ranking_det.visualization.preview_image import DrawnPositives, draw_preview
 
@@ -108,11 +108,11 @@ def draw_previews(
 
 
 def _log_summary(summary: PreviewSummary, folder: Path) -> None:
-    images = counted(summary.images, "image", "images")
-    text = f"Wrote {images} with {counted(summary.objects, 'object', 'objects')} to {folder}"
+    images = quantity(summary.images, "image", "images")
+    text = f"Wrote {images} with {quantity(summary.objects, 'object', 'objects')} to {folder}"
     if summary.without_positive is not None:
-        objects = counted(summary.without_positive, "object", "objects")
-        text += f": {counted(summary.positives, 'positive', 'positives')}, {objects} without one"
+        objects = quantity(summary.without_positive, "object", "objects")
+        text += f": {quantity(summary.positives, 'positive', 'positives')}, {objects} without one"
     if summary.without_positive:
         text += ", because the assigner matches no anchor to them"
     logger.log(logging.WARNING if summary.without_positive else logging.INFO, "%s", text)

@@ -37,7 +37,7 @@ from ranking_det.engine.preview import draw_previews
 from ranking_det.engine.resuming import describe_training_data
 from ranking_det.engine.stopping import CheckpointRequest, Stopped, on_signals, stop
 from ranking_det.engine.training import distribute, train_model
-from ranking_det.user_errors import RunError, UserError, counted, line_of
+from ranking_det.user_errors import RunError, UserError, line_of, quantity
 
 logger = logging.getLogger(__name__)
 
@@ -327,7 +327,7 @@ def _train_loaders(plan: Plan) -> tuple[Any, Any, UnreadableImages]:
         if dropped:
             logger.warning(
                 "%s smaller than %g px and not learned",
-                counted(dropped, "object is", "objects are"),
+                quantity(dropped, "object is", "objects are"),
                 mapper.min_side,
             )
         config.fit_to_data(len(records))

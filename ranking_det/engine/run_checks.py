@@ -17,7 +17,7 @@ from ranking_det.checks import check_at_least, check_integer, check_that
 from ranking_det.data.mapper import BoxMapper
 from ranking_det.data.stream import seeded
 from ranking_det.engine.part_errors import ONE_VALUE, part_error
-from ranking_det.user_errors import UserError, counted, nearest, show
+from ranking_det.user_errors import UserError, nearest, quantity, show
 
 DTYPES = ("auto", "float16", "bfloat16")
 
@@ -343,8 +343,8 @@ def check_trained_classes(names: Sequence[str], trained: list[str] | None, weigh
             )
             raise UserError(
                 f"{weights!r}: expected weights trained on the "
-                f"{counted(len(classes), 'class', 'classes')} of the data set {name!r}, got "
-                f"weights trained on {counted(len(trained), 'class', 'classes')}{first_difference}"
+                f"{quantity(len(classes), 'class', 'classes')} of the data set {name!r}, got "
+                f"weights trained on {quantity(len(trained), 'class', 'classes')}{first_difference}"
             )
 
 

@@ -242,12 +242,16 @@ class RunConfig:
 
     def schedule(self) -> tuple[Schedule, Collection[str]]:
         """Return the schedule in the config, and the fields that the user has set for this run."""
-        written = Schedule(*(self._select(key) or 0 for key in SCHEDULE_KEYS.values()))
+        schedule = Schedule(*(self._select(key) or 0 for key in SCHEDULE_KEYS.values()))
         fixed = [name for name, key in SCHEDULE_KEYS.items() if self._is_overridden(key)]
-        epochs = self.train.get("epochs", 0) * written.epoch
-        if epochs and written.max_iter != round(epochs) and not self._is_overridden("train.epochs"):
+        epochs = self.train.get("epochs", 0) * schedule.epoch
+        if (
+            epochs
+            and schedule.max_iter != round(epochs)
+            and not self._is_overridden("train.epochs")
+        ):
             fixed.append("max_iter")  # a custom config that sets only max_iter
-        return written, fixed
+        return schedule, fixed
 
     def fitted_schedule(self, num_images: int) -> tuple[Schedule, list[str]]:
         """Return the schedule for a training set, and a log line for each change.
@@ -255,10 +259,10 @@ class RunConfig:
         Args:
             num_images: number of training images, >= 1.
         """
-        written, fixed = self.schedule()
+        schedule, fixed = self.schedule()
         epochs, reference = (self.train.get(key, 0) for key in ("epochs", "reference_batch"))
         sizes = {"num_images": num_images, "batch": self.batch, "reference_batch": reference}
-        return fit_schedule(written, epochs=epochs, fixed=fixed, **sizes)
+        return fit_schedule(schedule, epochs=epochs, fixed=fixed, **sizes)
 
     def fit_to_data(self, num_images: int) -> None:
         """Fit the schedule to a training set, if the batch size is known, and log the changes.

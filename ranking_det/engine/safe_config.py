@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ranking_det import assigners, criteria, layers, modeling
 from ranking_det.components import component_names
-from ranking_det.modeling.callable_names import CALLABLE_ARGUMENTS, CALLABLE_NAMES
+from ranking_det.modeling.allowed_callables import CALLABLE_ARGUMENTS, CALLABLE_NAMES
 from ranking_det.user_errors import UserError
 
 COMPONENT_TARGETS = frozenset(
@@ -43,7 +43,6 @@ _DATA_AND_SOLVER_NAMES = {
     "ranking_det.data": "mapper.BoxMapper repeat.repeat_rare stream.build_train_loader",
     "ranking_det.data.augmentation": "Expand MinIoURandomCrop PhotometricDistortion",
     "ranking_det.layers": "deform_convolutions",
-    "ranking_det.modeling": "backbones.efficientnet_lite.efficientnet_lite0",
     "ranking_det.solver": "warm_up",
     "ranking_det.evaluation": "DetectionEvaluator",
     "torch.optim": "AdamW SGD",

@@ -92,7 +92,8 @@ def read_torch(path: str) -> Any:
             raise pickle.UnpicklingError(expected) from None
         reason = re.match(r"PytorchStreamReader [^.]*(?=\. |$)", text)
         damage = f" ({reason[0]})" if reason else ""
-        raise pickle.UnpicklingError(f"{expected}, got another or damaged file{damage}") from None
+        message = f"{expected}, got a different or damaged file{damage}"
+        raise pickle.UnpicklingError(message) from None
 
 
 def _verify_checksums(path: str) -> bool:
@@ -134,7 +135,7 @@ def read_arrays(path: str) -> Any:
         except (_RefusedError, OSError, MemoryError):
             raise
         except Exception as error:  # a damaged file can cause any error
-            expected = "expected a .pkl file of weights, got another or damaged file"
+            expected = "expected a .pkl file of weights, got a different or damaged file"
             raise pickle.UnpicklingError(expected) from error
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Collection
 from typing import NamedTuple
 
-from ranking_det.user_errors import counted
+from ranking_det.user_errors import quantity
 
 
 class Schedule(NamedTuple):
@@ -71,9 +71,9 @@ def fit_schedule(
         if before != after and name != "epoch"
     ]
     scale = f" ({ratio:.6g} x the reference batch of {reference_batch})" if ratio != 1 else ""
-    images = counted(num_images, "image", "images")
+    images = quantity(num_images, "image", "images")
     title = (
         f"Schedule adapted to {images} in batches of {batch}{scale}: "
-        f"{counted(epoch, 'iteration', 'iterations')} per epoch, {max_iter / epoch:.4g} epochs"
+        f"{quantity(epoch, 'iteration', 'iterations')} per epoch, {max_iter / epoch:.4g} epochs"
     )
     return fitted, [title, *lines] if lines else []

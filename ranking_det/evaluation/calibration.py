@@ -127,8 +127,8 @@ def calibration_errors(
     confident = ~at_tau.ignored & (scores >= min_score)
     at_tau_rows, at_zero_rows = (selected & ~matches.ignored for matches in (at_tau, at_zero))
 
-    def diagrams(counted: np.ndarray, targets: np.ndarray) -> list[Reliability]:
-        rows_of_classes = rows_by_class(detections, counted)
+    def diagrams(is_counted: np.ndarray, targets: np.ndarray) -> list[Reliability]:
+        rows_of_classes = rows_by_class(detections, is_counted)
         return [reliability(scores[rows], targets[rows], num_bins) for rows in rows_of_classes]
 
     gaps = np.abs(scores - at_zero.iou)
@@ -221,13 +221,13 @@ def fit_calibrators(
     Returns:
         The calibrators.
     """
-    targets, counted = calibration_targets(detections, target)
+    targets, is_counted = calibration_targets(detections, target)
     scores = detections.score
     classes = []
-    for rows in rows_by_class(detections, counted):
+    for rows in rows_by_class(detections, is_counted):
         enough = len(rows) >= MIN_DETECTIONS
         classes.append(_fit(scores[rows], targets[rows], method) if enough else None)
-    return ClassCalibrators(_fit(scores[counted], targets[counted], method), classes)
+    return ClassCalibrators(_fit(scores[is_counted], targets[is_counted], method), classes)
 
 
 def _fit(scores: np.ndarray, targets: np.ndarray, method: Method) -> Calibrator:

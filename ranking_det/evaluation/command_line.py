@@ -14,7 +14,7 @@ from ranking_det.evaluation.ground_truth import describe, read_ground_truth
 from ranking_det.evaluation.libraries import LIBRARIES, check_library
 from ranking_det.files import without_nan, write_json, write_table
 from ranking_det.path_checks import check_outputs
-from ranking_det.user_errors import counted, run_command
+from ranking_det.user_errors import quantity, run_command
 
 PROGRAM = "python -m ranking_det.evaluation"
 DESCRIPTION = "Compute AP and oLRP of detections in a file in COCO's result format."
@@ -109,6 +109,6 @@ def _evaluate(args: argparse.Namespace) -> str:
         rows = metrics.per_class_rows({"": all_metrics}, classes)
         write_table(Path(args.per_class), ["class", *metrics.COLUMNS], rows)
     lines = [f"{args.ground_truth}: {describe(ground_truth)}", *notes]
-    lines.append(counted(len(results), "result", "results"))
+    lines.append(quantity(len(results), "result", "results"))
     lines += [f"{name:7} {value:7.3f}" for name, value in overall.items()]
     return "\n".join([*lines, ""])

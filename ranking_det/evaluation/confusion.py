@@ -43,9 +43,9 @@ def confusion_matrix(
     """
     objects, background = detections.objects, detections.num_classes
     shape = (background + 1, background + 1)
-    counted = (detections.score >= threshold) & ~matches.ignored
-    true = counted & (matches.iou > 0)
-    object_free, false = free_objects(detections, matches, true), counted & ~true
+    is_counted = (detections.score >= threshold) & ~matches.ignored
+    true = is_counted & (matches.iou > 0)
+    object_free, false = free_objects(detections, matches, true), is_counted & ~true
     pairs = false[cross_class.detection] & object_free[cross_class.target]
     pairs &= cross_class.iou >= min_iou
     detection, target, iou = (column[pairs] for column in cross_class)
@@ -58,6 +58,6 @@ def confusion_matrix(
     actual[matched.detection] = objects.label[matched.target]
     object_free[matched.target] = False
     matrix = np.zeros(shape, np.int64)
-    np.add.at(matrix, (actual[counted], detections.label[counted]), 1)
+    np.add.at(matrix, (actual[is_counted], detections.label[is_counted]), 1)
     matrix[:background, background] = np.bincount(objects.label[object_free], minlength=background)
     return matrix

@@ -69,7 +69,7 @@ def best_ious(detections: Detections) -> np.ndarray:
         (D,) float64 in [0, 1].
     """
     overlaps = detections.overlaps
-    counted = ~detections.objects.crowd[overlaps.target]
+    is_counted = ~detections.objects.crowd[overlaps.target]
     ious = np.zeros(len(detections.score))
-    np.maximum.at(ious, overlaps.detection[counted], overlaps.iou[counted])
+    np.maximum.at(ious, overlaps.detection[is_counted], overlaps.iou[is_counted])
     return ious

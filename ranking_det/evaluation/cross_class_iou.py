@@ -40,8 +40,8 @@ def cross_class_overlaps(
         with an IoU of at least ``min_iou``.
     """
     objects = detections.objects
-    counted = np.flatnonzero(~objects.crowd)
-    annotations = [ground_truth["annotations"][i] for i in objects.annotation[counted]]
+    object_rows = np.flatnonzero(~objects.crowd)
+    annotations = [ground_truth["annotations"][i] for i in objects.annotation[object_rows]]
     rows = [results[i] for i in detections.result]
     if iou_type == "bbox":
         shapes, object_shapes = (_boxes(entries) for entries in (rows, annotations))
@@ -51,7 +51,7 @@ def cross_class_overlaps(
         object_shapes = [
             _rle(entry["segmentation"], sizes[entry["image_id"]]) for entry in annotations
         ]
-    image, object_image = detections.image, objects.image[counted]
+    image, object_image = detections.image, objects.image[object_rows]
     by_image, object_by_image = (np.argsort(i, kind="stable") for i in (image, object_image))
     num_images = len(ground_truth["images"])
     starts, object_starts = (
@@ -66,9 +66,9 @@ def cross_class_overlaps(
             ious = mask_util.iou(
                 _take(shapes, block), _take(object_shapes, targets), [False] * len(targets)
             )
-            other_class = detections.label[block][:, None] != objects.label[counted[targets]]
+            other_class = detections.label[block][:, None] != objects.label[object_rows[targets]]
             row, column = np.nonzero(other_class & (ious >= min_iou))
-            parts.append((block[row], counted[targets[column]], ious[row, column]))
+            parts.append((block[row], object_rows[targets[column]], ious[row, column]))
     detection, target, iou = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.lexsort((target, detection))
     return Overlaps(detection[order], target[order], iou[order])

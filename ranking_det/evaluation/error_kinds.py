@@ -63,8 +63,8 @@ def classify_errors(detections: Detections, matches: Matches, cross_class: Overl
     Returns:
         The kinds of the false positives, and the missed objects.
     """
-    counted = ~detections.objects.crowd[detections.overlaps.target]
-    same_class = Overlaps(*(column[counted] for column in detections.overlaps))
+    is_counted = ~detections.objects.crowd[detections.overlaps.target]
+    same_class = Overlaps(*(column[is_counted] for column in detections.overlaps))
     number = len(detections.score)
     same_class_target, same_class_iou = _best_overlaps(same_class, number)
     other_class_target, other_class_iou = _best_overlaps(cross_class, number)
@@ -133,8 +133,8 @@ def oracle_ap(
         (K,) AP50 of the classes in [0, 1], NaN without objects; and by kind of error, the same with
         this kind corrected.
     """
-    objects, counted = detections.objects, ~matches.ignored
-    true = counted & (matches.iou > 0)
+    objects, is_counted = detections.objects, ~matches.ignored
+    true = is_counted & (matches.iou > 0)
     free = free_objects(detections, matches, true)
     total = matches.num_objects
     corrected = {}
@@ -146,12 +146,12 @@ def oracle_ap(
         # Stable: of equal scores, the first detection has the object.
         rows = rows[np.argsort(-detections.score[rows], kind="stable")]
         rows = rows[np.unique(errors.target[rows], return_index=True)[1]]
-        label, is_true, remaining = detections.label.copy(), true.copy(), counted & ~error
+        label, is_true, remaining = detections.label.copy(), true.copy(), is_counted & ~error
         label[rows] = objects.label[errors.target[rows]]
         is_true[rows] = remaining[rows] = True
         corrected[name] = _ap_of_classes(detections.score, label, is_true, remaining, total)
     remaining_objects = total - count_errors(detections, errors)[MISSED]
-    unchanged = (detections.score, detections.label, true, counted)
+    unchanged = (detections.score, detections.label, true, is_counted)
     corrected[MISSED] = _ap_of_classes(*unchanged, remaining_objects)
     return _ap_of_classes(*unchanged, total), corrected
 
@@ -170,11 +170,11 @@ def _ap_of_classes(
     score: np.ndarray,
     label: np.ndarray,
     true: np.ndarray,
-    counted: np.ndarray,
+    is_counted: np.ndarray,
     num_objects: np.ndarray,
 ) -> np.ndarray:
     """Return the AP of each class at one IoU, in [0, 1], of the detections that count."""
-    rows = np.flatnonzero(counted)
+    rows = np.flatnonzero(is_counted)
     # Stable: equal scores stay in the order of the detections.
     rows = rows[np.lexsort((-score[rows], label[rows]))]
     starts = np.searchsorted(label[rows], np.arange(len(num_objects) + 1))

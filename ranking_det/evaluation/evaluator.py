@@ -30,7 +30,7 @@ from ranking_det.evaluation.metrics import (
     overall,
 )
 from ranking_det.files import write_json
-from ranking_det.user_errors import UserError, counted
+from ranking_det.user_errors import UserError, quantity
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ class DetectionEvaluator(DatasetEvaluator):
         truth = self._readable(set(itertools.chain.from_iterable(unreadable)))
         kind = "LVIS's federated" if self.rules == "lvis" else "COCO's"
         description = ground_truth.describe(truth)
-        detections = counted(len(results), "detection", "detections")
+        detections = quantity(len(results), "detection", "detections")
         logger.info("Evaluating %s by %s rules: %s", detections, kind, description)
         tasks = self._choose_tasks(any(masks))
         return {task: self._metrics(truth, results, task) for task in tasks}
@@ -191,7 +191,7 @@ class DetectionEvaluator(DatasetEvaluator):
             truth[section] = [entry for entry in truth[section] if entry[key] not in unreadable]
         left_out = len(self.ground_truth["annotations"]) - len(truth["annotations"])
         text = "%d of %d images cannot be read; AP excludes %s in unreadable images"
-        objects = counted(left_out, "object", "objects")
+        objects = quantity(left_out, "object", "objects")
         logger.warning(text, len(unreadable), len(self.image_ids), objects)
         return truth
 
@@ -251,8 +251,8 @@ def _classes(
         raise UserError(f"{where}: has {in_file} categories, but the data set has {in_set}")
     classes = metadata.get("thing_classes") or list(names.values())
     if max(class_of.values()) >= len(classes):
-        in_file = counted(len(class_of), "category", "categories")
-        in_set = counted(len(classes), "class", "classes")
+        in_file = quantity(len(class_of), "category", "categories")
+        in_set = quantity(len(classes), "class", "classes")
         raise UserError(f"{where}: has {in_file}, but the data set has {in_set}")
     by_class = {index: identity for identity, index in class_of.items()}
     return (

@@ -23,7 +23,7 @@ from ranking_det.evaluation.calibration import (
 from ranking_det.evaluation.matching import Detections, match
 from ranking_det.evaluation.thresholds import KINDS, Thresholds, fit_thresholds
 from ranking_det.files import without_nan
-from ranking_det.user_errors import UserError, counted, listed, show
+from ranking_det.user_errors import UserError, listed, quantity, show
 
 SUFFIX = ".scores.json"
 """Suffix of the file names of fitted scores."""
@@ -152,8 +152,8 @@ class FittedScores:
             texts += [f"with {listed(extra)}"] * bool(extra)
             raise UserError(
                 f"{where}: expected scores fitted for the "
-                f"{counted(len(classes), 'class of the model', 'classes of the model')}, got "
-                f"{counted(len(self.classes), 'class', 'classes')} {' and '.join(texts)}"
+                f"{quantity(len(classes), 'class of the model', 'classes of the model')}, got "
+                f"{quantity(len(self.classes), 'class', 'classes')} {' and '.join(texts)}"
             )
 
     def to_json(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from ranking_det.data.coco_json import reader
 from ranking_det.data.coco_json.rules import MAX_ID
 from ranking_det.evaluation.metrics import Rules
-from ranking_det.user_errors import UserError, counted
+from ranking_det.user_errors import UserError, quantity
 
 logger = logging.getLogger(__name__)
 
@@ -126,11 +126,11 @@ def describe(content: Mapping[str, Any]) -> str:
     count, lvis = len(content["categories"]), reader.is_lvis(content["images"])
     name = LVIS_VERSIONS.get(count, "LVIS format") if lvis else "COCO format"
     images, (objects, crowds) = len(content["images"]), _count(content["annotations"])
-    suffix = f" and {counted(crowds, 'crowd', 'crowds')}" if crowds else ""
+    suffix = f" and {quantity(crowds, 'crowd', 'crowds')}" if crowds else ""
     parts = [
-        counted(images, "image", "images"),
-        counted(objects, "object", "objects") + suffix,
-        counted(count, "category", "categories"),
+        quantity(images, "image", "images"),
+        quantity(objects, "object", "objects") + suffix,
+        quantity(count, "category", "categories"),
     ]
     return ", ".join([name, *parts])
 

@@ -202,12 +202,12 @@ def _count_across(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
     num_mined = min(MINED * len(positives), len(negatives))
     mined = np.partition(negatives, len(negatives) - num_mined)[len(negatives) - num_mined :]
     counts = []
-    for chosen in (negatives, mined):
+    for scores in (negatives, mined):
         # Most negatives are below all positives. Leaving them out first saves most of the time.
-        high = chosen[chosen >= ascending[0]]
+        high = scores[scores >= ascending[0]]
         lower = np.searchsorted(ascending, high, "left")
         ties = np.searchsorted(ascending, high, "right") - lower
-        counts.append((lower.sum(), len(positives) * len(chosen) - ties.sum()))
+        counts.append((lower.sum(), len(positives) * len(scores) - ties.sum()))
     return np.array(counts)
 
 

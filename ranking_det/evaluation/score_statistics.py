@@ -114,8 +114,8 @@ def cross_fitted_calibration(
     selected = np.zeros(len(scores), bool)
     in_half, objects = half[detections.image], detections.objects
     for part in (False, True):
-        counted = ~objects.crowd & (half[objects.image] == part)
-        numbers = np.bincount(objects.label[counted], minlength=detections.num_classes)
+        is_counted = ~objects.crowd & (half[objects.image] == part)
+        numbers = np.bincount(objects.label[is_counted], minlength=detections.num_classes)
         other = in_half != part
         part_matches = matches._replace(ignored=matches.ignored | other, num_objects=numbers)
         thresholds = fit_thresholds(detections, part_matches)[0]["lrp"].classes

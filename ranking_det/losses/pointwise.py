@@ -36,9 +36,9 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     targets = torch.where(labels == BACKGROUND, logits.shape[1], labels)
     # Drop ignored rows instead of weighting them by 0: their logits may be infinite.
-    counted = labels != IGNORE
-    with_background = functional.pad(wide[counted], (0, 1))
-    return functional.cross_entropy(with_background, targets[counted], reduction="sum")
+    valid = labels != IGNORE
+    with_background = functional.pad(wide[valid], (0, 1))
+    return functional.cross_entropy(with_background, targets[valid], reduction="sum")
 
 
 def focal(
@@ -184,7 +184,7 @@ def _entropies(
         check_per_positive("quality", quality, positives)
         quality = quality.detach().to(targets.dtype)
     targets[positives, labels[positives]] = 1 if quality is None else quality
-    counted = labels != IGNORE
-    logits, targets = logits[counted], targets[counted]
+    valid = labels != IGNORE
+    logits, targets = logits[valid], targets[valid]
     entropy = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     return entropy, logits, targets

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from detectron2.utils import comm
 from torch import Tensor
 
-from ranking_det.user_errors import counted
+from ranking_det.user_errors import quantity
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def _warn(local: _Counts) -> None:
     name, thresh = workers[0].name, workers[0].thresh
     images = sum(counts.images for counts in workers)
     detections = sum(counts.detections for counts in workers)
-    image_count = counted(images, "image", "images")
+    image_count = quantity(images, "image", "images")
     share = sum(int(counts.passing) for counts in workers) / max(sum(c.boxes for c in workers), 1)
     if detections < MIN_DETECTIONS * images:
         logger.warning(

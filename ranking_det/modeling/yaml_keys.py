@@ -12,6 +12,7 @@ from torch import nn
 
 from ranking_det.components import build_component
 from ranking_det.modeling.interface import DetectorInterface, interface_class
+from ranking_det.user_errors import UserError
 
 COMPONENTS = {
     "ASSIGNER": "ATSS",
@@ -101,6 +102,22 @@ def learns_masks(cfg: CfgNode) -> bool:
     interface = _interface(cfg)
     key = interface.masks_key
     return interface.learns_masks if key is None else bool(value_of(cfg, key))
+
+
+def check_masks(cfg: CfgNode) -> None:
+    """Check that MODEL.MASK_ON is not set for a model of this project without masks.
+
+    Args:
+        cfg: a Detectron2 config.
+
+    Raises:
+        UserError: the key asks for masks, which the model cannot learn.
+    """
+    interface = _interface(cfg)
+    # Only a model with an interface of its own says for certain that it learns no masks.
+    if cfg.MODEL.MASK_ON and issubclass(interface, nn.Module) and not learns_masks(cfg):
+        name = interface.__name__
+        raise UserError(f"MODEL.MASK_ON: expected False for {name}, which has no masks, got True")
 
 
 def value_of(cfg: CfgNode, key: str) -> Any:

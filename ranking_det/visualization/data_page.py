@@ -69,9 +69,9 @@ def draw_sample(
     if is_full and instances.has("pred_masks"):
         instances.remove("pred_boxes")
     with_labels = len(classes) > 1 and not is_full
-    drawn = overlay(image, instances, classes, with_labels=with_labels)
+    picture = overlay(image, instances, classes, with_labels=with_labels)
     file = io.BytesIO()
-    imsave(file, drawn, format="jpeg", pil_kwargs={"quality": QUALITY})
+    imsave(file, picture, format="jpeg", pil_kwargs={"quality": QUALITY})
     return SamplePicture(caption, remark, data_url(file.getvalue(), "jpeg"))
 
 

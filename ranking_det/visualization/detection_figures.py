@@ -137,7 +137,7 @@ def plot_lines(axis: Axes, numbers: Mapping[str, Any]) -> None:
         axis: the axes.
         numbers: ``x``, ``y``: labels of the axes; ``lines``: by detector, ``x`` and ``y``.
     """
-    drawn = [values for line in numbers["lines"].values() for values in line["y"]]
+    all_values = [value for line in numbers["lines"].values() for value in line["y"]]
     for i, (name, line) in enumerate(numbers["lines"].items()):
         y = [math.nan if value is None else value for value in line["y"]]
         style = {"color": LINES[i % len(LINES)], "ls": DASHES[i % len(DASHES)]}
@@ -145,7 +145,7 @@ def plot_lines(axis: Axes, numbers: Mapping[str, Any]) -> None:
         marker = "o" if len(y) < 20 else ""
         axis.plot(line["x"], y, label=short(name), marker=marker, ms=4, **style)
     axis.set(xlabel=numbers["x"], ylabel=numbers["y"])
-    if any(value is not None for value in drawn):
+    if any(value is not None for value in all_values):
         axis.set_ylim(bottom=0)
     _legend(axis)
 
@@ -272,20 +272,20 @@ def confused_classes(matrices: Sequence[np.ndarray], count: int = MAX_CLASSES) -
     return sorted(np.argsort(-confusions, kind="stable")[:count].tolist())
 
 
-def sum_other_classes(matrix: np.ndarray, chosen: Sequence[int]) -> np.ndarray:
+def sum_other_classes(matrix: np.ndarray, class_indices: Sequence[int]) -> np.ndarray:
     """Sum the classes of a confusion matrix that are not chosen.
 
     Args:
         matrix: (K + 1, K + 1), with the background last.
-        chosen: indices of C classes.
+        class_indices: indices of C classes.
 
     Returns:
         (C + 2, C + 2): the chosen classes, all others, and the background.
     """
-    group = np.full(len(matrix), len(chosen))
-    group[list(chosen)] = np.arange(len(chosen))
-    group[-1] = len(chosen) + 1
-    summed = np.zeros((len(chosen) + 2,) * 2, matrix.dtype)
+    group = np.full(len(matrix), len(class_indices))
+    group[list(class_indices)] = np.arange(len(class_indices))
+    group[-1] = len(class_indices) + 1
+    summed = np.zeros((len(class_indices) + 2,) * 2, matrix.dtype)
     np.add.at(summed, (group[:, None], group[None]), matrix)
     return summed
 
@@ -301,10 +301,10 @@ def plot_confusion(axis: Axes, numbers: Mapping[str, Any]) -> None:
     counts, classes = np.array(numbers["counts"]), [short(name) for name in numbers["classes"]]
     total = counts.sum(axis=1, keepdims=True)
     share = 100 * counts / np.maximum(total, 1)
-    drawn = np.ma.masked_where((counts == 0) | (total == 0), share)
+    cells = np.ma.masked_where((counts == 0) | (total == 0), share)
     # Confusions are a few percent: the root makes them visible next to the diagonal.
     norm = PowerNorm(0.5, 0, 100)
-    image = axis.imshow(drawn, cmap=DENSITY, norm=norm, aspect="equal")
+    image = axis.imshow(cells, cmap=DENSITY, norm=norm, aspect="equal")
     few = len(classes) - 1 <= MAX_CELLS  # without the background
     size = 9 if few else 7
     ticks = range(len(classes))

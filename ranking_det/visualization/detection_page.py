@@ -207,7 +207,7 @@ def draw_figures(report: Report) -> dict[str, list[DetectionFigure]]:
 
 
 def _precision_recall(methods: Report) -> list[DetectionFigure]:
-    drawn = []
+    pictures = []
     for key, iou in (("AP50", ".50"), ("AP75", ".75")):
         title = f"Mean of the classes, IoU {iou}"
         lines = {
@@ -218,7 +218,7 @@ def _precision_recall(methods: Report) -> list[DetectionFigure]:
             }
             for name, numbers in methods.items()
         }
-        drawn.append(
+        pictures.append(
             draw_figure(f"precision_recall_{key}", title, figures.plot_precision_recall, lines)
         )
     lines = {
@@ -229,7 +229,7 @@ def _precision_recall(methods: Report) -> list[DetectionFigure]:
         for name, numbers in methods.items()
     }
     title, plot = "All classes in one ranking, IoU .50", figures.plot_precision_recall
-    return [*drawn, draw_figure("precision_recall_pooled", title, plot, lines)]
+    return [*pictures, draw_figure("precision_recall_pooled", title, plot, lines)]
 
 
 def _scores(methods: Report) -> list[DetectionFigure]:
@@ -267,7 +267,7 @@ def _score_iou(methods: Report) -> list[DetectionFigure]:
 
 def _pairs(pairs: Report) -> list[DetectionFigure]:
     heads = dict.fromkeys(head for content in pairs.values() for head in content)
-    drawn = []
+    pictures = []
     for i, head in enumerate(heads, start=1):
         of_head = {name: content[head] for name, content in pairs.items() if head in content}
         numbers = {
@@ -281,8 +281,8 @@ def _pairs(pairs: Report) -> list[DetectionFigure]:
         }
         title = f"Reverse pairs, {figures.short(head)}"
         size = figures.TALL
-        drawn.append(draw_figure(f"reverse_pairs_{i}", title, figures.plot_bars, numbers, size))
-    return drawn
+        pictures.append(draw_figure(f"reverse_pairs_{i}", title, figures.plot_bars, numbers, size))
+    return pictures
 
 
 def _reliability(methods: Report) -> list[DetectionFigure]:
@@ -290,7 +290,7 @@ def _reliability(methods: Report) -> list[DetectionFigure]:
         "iou": ("IoU against score", "mean IoU (0 for a false positive)", "LaECE_0"),
         "precision": ("Precision against score, scores from .3", "precision at IoU .50", "D-ECE"),
     }
-    drawn = []
+    pictures = []
     for kind, (title, label, error) in kinds.items():
         lines = {
             name: {
@@ -302,10 +302,10 @@ def _reliability(methods: Report) -> list[DetectionFigure]:
         }
         if lines:
             values = {"y": label, "lines": lines}
-            drawn.append(
+            pictures.append(
                 draw_figure(f"reliability_{kind}", title, figures.plot_reliability, values)
             )
-    return drawn
+    return pictures
 
 
 def _thresholds(methods: Report) -> list[DetectionFigure]:
@@ -315,7 +315,7 @@ def _thresholds(methods: Report) -> list[DetectionFigure]:
         "LRP": ("LRP error against the score threshold", "LRP in percent (0 is perfect)"),
         "detections": ("Detections against the score threshold", "detections per image"),
     }
-    drawn = []
+    pictures = []
     for column, (title, label) in titles.items():
         lines = {
             name: {
@@ -325,24 +325,24 @@ def _thresholds(methods: Report) -> list[DetectionFigure]:
             for name, numbers in methods.items()
         }
         values = {"x": "score threshold", "y": label, "lines": lines}
-        drawn.append(draw_figure(f"thresholds_{column}", title, figures.plot_lines, values))
-    return drawn
+        pictures.append(draw_figure(f"thresholds_{column}", title, figures.plot_lines, values))
+    return pictures
 
 
 def _confusion(methods: Report) -> list[DetectionFigure]:
     matrices = [np.array(numbers["confusion_matrix"]["counts"]) for numbers in methods.values()]
     names = next(iter(methods.values()))["confusion_matrix"]["classes"]
     if len(names) - 1 > figures.MAX_CLASSES:
-        chosen = figures.confused_classes(matrices)
-        matrices = [figures.sum_other_classes(matrix, chosen) for matrix in matrices]
-        names = [*(names[i] for i in chosen), "other classes", "background"]
-    drawn = []
+        class_indices = figures.confused_classes(matrices)
+        matrices = [figures.sum_other_classes(matrix, class_indices) for matrix in matrices]
+        names = [*(names[i] for i in class_indices), "other classes", "background"]
+    pictures = []
     for i, (name, matrix) in enumerate(zip(methods, matrices, strict=True), start=1):
         values = {"method": name, "classes": names, "counts": matrix.tolist()}
         size = figures.LARGE
         title = f"Confusion matrix of {figures.short(name)}"
-        drawn.append(draw_figure(f"confusion_{i}", title, figures.plot_confusion, values, size))
-    return drawn
+        pictures.append(draw_figure(f"confusion_{i}", title, figures.plot_confusion, values, size))
+    return pictures
 
 
 def _errors(methods: Report) -> list[DetectionFigure]:
@@ -350,15 +350,17 @@ def _errors(methods: Report) -> list[DetectionFigure]:
         "AP": ("What the errors cost", "AP50 points lost", 2),
         "count": ("How many errors there are", "errors", 0),
     }
-    drawn = []
+    pictures = []
     for key, (title, label, digits) in charts.items():
         bars = {
             name: [numbers["overall"]["errors"][kind][key] for kind in ERRORS]
             for name, numbers in methods.items()
         }
         values = {"x": label, "digits": digits, "groups": list(ERRORS.values()), "bars": bars}
-        drawn.append(draw_figure(f"errors_{key}", title, figures.plot_bars, values, figures.TALL))
-    return drawn
+        pictures.append(
+            draw_figure(f"errors_{key}", title, figures.plot_bars, values, figures.TALL)
+        )
+    return pictures
 
 
 def training_keys(iou_type: str) -> list[str]:
@@ -377,13 +379,13 @@ def _training(training: Report, iou_type: str) -> list[DetectionFigure]:
         ("Overlap of the positives", "mean IoU with their objects"),
         ("Learning rate", "learning rate"),
     ]
-    drawn = []
+    pictures = []
     for i, (key, (title, label)) in enumerate(zip(training_keys(iou_type), titles, strict=True)):
         lines = {name: series[key] for name, series in training.items() if key in series}
         if lines:
             values = {"x": "iteration", "y": label, "lines": lines}
-            drawn.append(draw_figure(f"training_{i + 1}", title, figures.plot_lines, values))
-    return drawn
+            pictures.append(draw_figure(f"training_{i + 1}", title, figures.plot_lines, values))
+    return pictures
 
 
 def frequent_confusions(numbers: Report, count: int = 8) -> list[tuple[str, str, int]]:

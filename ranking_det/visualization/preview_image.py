@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from ranking_det.user_errors import counted
+from ranking_det.user_errors import quantity
 from ranking_det.visualization.detections import COLORS, PLAIN
 from ranking_det.visualization.figures import save_figure
 
@@ -72,14 +72,14 @@ def draw_preview(
     """
     figure, axis = _canvas(*image.shape[:2])
     axis.imshow(image, extent=(0, image.shape[1], image.shape[0], 0), interpolation="nearest")
-    title = f"{name}   {counted(len(boxes), 'object', 'objects')}"
+    title = f"{name}   {quantity(len(boxes), 'object', 'objects')}"
     caption = "white box: annotated object"
     counts: list[int | None] = [None] * len(boxes)
     if positives is not None:
         _draw_positives(axis, positives)
         numbers = np.bincount(positives.objects, minlength=len(boxes)).tolist()
         counts, missed = numbers, numbers.count(0)
-        title += f", {counted(sum(numbers), 'positive', 'positives')}"
+        title += f", {quantity(sum(numbers), 'positive', 'positives')}"
         title += f", {missed} WITHOUT A POSITIVE" if missed else ""
         centers = "" if positives.are_points else " and their centers"
         caption += f"    in its label's color: {positives.description} (its positives){centers}"
@@ -133,7 +133,7 @@ def _draw_object(axis: Axes, box: list[float], name: str, index: int, count: int
     frame = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=color, linewidth=width)
     outline = [withStroke(linewidth=halo, foreground="black")]
     axis.add_patch(frame).set(path_effects=outline, clip_on=False, zorder=layer)
-    label = name if count is None else f"{name}: {counted(count, 'positive', 'positives')}"
+    label = name if count is None else f"{name}: {quantity(count, 'positive', 'positives')}"
     x, alignment_side = (x2, "right") if x1 > 0.7 * axis.get_xlim()[1] else (x1, "left")
     vertical = "top" if y1 < 0.03 * axis.get_ylim()[0] else "bottom"
     font = {"color": "white", "weight": "bold"} if missed else {"color": "black"}

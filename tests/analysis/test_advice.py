@@ -5,7 +5,7 @@ import pytest
 
 from ranking_det.analysis.advice import advise
 from ranking_det.data.object_statistics import Bin, Copies, Crowding, ImageObjects, measure
-from ranking_det.engine.positive_counts import MissedObjects, PositiveCounts
+from ranking_det.engine.missed_objects import MissedObjects, PositiveCounts
 
 NO_COPIES = Copies([], 0, 0, [])
 

@@ -256,7 +256,7 @@ def test_fine_tuning_loads_the_weights_that_fit_and_logs_the_others(tmp_path, ca
         load_weights(model, find_last(str(tmp_path)), strict=False)
     assert torch.equal(model["backbone"].weight, trained["backbone"].weight)
     assert [record.getMessage() for record in caplog.records] == [
-        "2 parameters and buffers are missing from the checkpoint or of another shape there, "
+        "2 parameters and buffers are missing from the checkpoint or different in shape, "
         "so the initial values stay: score.weight ((3, 4) there, (5, 4) here), score.bias "
         "((3,) there, (5,) here)",
         "2 entries of the checkpoint are not used by the model: old.weight, old.bias",

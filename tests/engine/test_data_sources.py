@@ -98,7 +98,7 @@ def test_the_conversion_is_written_once_and_reused(outputs):
     ]
     # The preview has written the conversion, and both training runs use it.
     log = log_of(outputs, "voc")
-    assert log.count("again: its source files have not changed") == 2
+    assert log.count(": its source files have not changed") == 2
     assert "Resuming" in log
 
 

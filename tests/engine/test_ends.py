@@ -109,7 +109,7 @@ CONTINUE = "start again with --overwrite (there is no checkpoint yet)"
 RUN_ENDS = {
     kill_second: (
         "RunError",
-        r"worker 1 \(process \d+\) was killed by SIGKILL, probably because the memory was full; ",
+        r"worker 1 \(process \d+\) was killed by SIGKILL, probably because memory ran out; ",
     ),
     crash_first: ("RunError", r"worker 0 \(process \d+\) crashed with SIGSEGV; "),
     suspend_second: (
@@ -230,7 +230,7 @@ def exit_silently():
 @pytest.mark.parametrize(
     ("end", "cause"),
     [
-        (kill_itself, "was killed by SIGKILL, probably because the memory was full"),
+        (kill_itself, "was killed by SIGKILL, probably because memory ran out"),
         (exit_silently, "ended without a message"),
     ],
 )

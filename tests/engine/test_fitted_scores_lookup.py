@@ -19,7 +19,7 @@ from ranking_det.engine.checkpoint import FITTED, Checkpoint, add_entry, read_ch
 from ranking_det.engine.command import Command, parse
 from ranking_det.engine.fitted_scores_lookup import find_fitted
 from ranking_det.engine.output_folder import put_aside
-from ranking_det.engine.speed import time_thresholds
+from ranking_det.engine.threshold_speed import time_thresholds
 from ranking_det.evaluation import DetectionEvaluator
 from ranking_det.evaluation.calibration import Calibrator, ClassCalibrators
 from ranking_det.evaluation.fitted_scores import FittedScores, read_fitted_scores

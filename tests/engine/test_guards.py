@@ -1,7 +1,9 @@
 """The training guard against NaN losses and missing positives; the score threshold warning."""
 
 import errno
+import json
 import logging
+import math
 import re
 from types import SimpleNamespace
 
@@ -12,10 +14,11 @@ from detectron2.config import instantiate
 from detectron2.engine import SimpleTrainer, hooks
 from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
 from detectron2.structures import Instances
+from detectron2.utils.events import EventStorage, JSONWriter
 from torch import distributed, nn
 
 from ranking_det.engine import hooks as engine_hooks
-from ranking_det.engine.hooks import NonFiniteLossError, TrainingGuard
+from ranking_det.engine.hooks import EvaluationHook, NonFiniteLossError, TrainingGuard
 from ranking_det.engine.training import without_tracebacks
 from ranking_det.modeling import DenseInference
 from ranking_det.modeling.step_metrics import log_metrics
@@ -375,3 +378,15 @@ def test_other_models_training_and_failed_evaluations_give_no_warning(caplog):
         raise ZeroDivisionError
     evaluate(Detector([HIGH] * 2 + [LOW] * 8))  # the earlier counts are discarded
     assert not warnings(caplog)
+
+
+def test_undefined_metrics_are_not_written_to_metrics_json(tmp_path):
+    metrics = {"bbox": {"AP": 12.0, "AP-cat": math.nan}, "segm": {"AP": math.nan}}
+    writer = JSONWriter(str(tmp_path / "metrics.json"))
+    with EventStorage() as storage:
+        hook = EvaluationHook(1, lambda: metrics)
+        hook.trainer = SimpleNamespace(storage=storage, iter=0, max_iter=5)
+        hook.after_step()
+        writer.write()
+    row = json.loads((tmp_path / "metrics.json").read_text())
+    assert row == {"bbox/AP": 12.0, "iteration": 0}

@@ -57,7 +57,7 @@ def test_overrides_change_values_and_add_arguments_of_the_constructor():
         ("--eval-onyl", "overrides: expected key=value, got '--eval-onyl'"),
         ("train.output_dir=[1", r"train.output_dir: expected a number or a word, .*, got '\[1'"),
         ("optimizer.lr=0,01", "optimizer.lr: expected a number or a word, .*, got '0,01'"),
-        ("train.init_checkpoint=~/a.pth", "expected .* a text in quotes as .*, got '~/a.pth'"),
+        ("train.init_checkpoint=~/a.pth", "expected .* a quoted string as .*, got '~/a.pth'"),
         ("model.pixel_mean=[1,x]", r"model.pixel_mean: expected numbers, got \[1, 'x'\]"),
         ("model.pixel_mean.3=1", "model.pixel_mean: expected an index from 0 to 2, got '3'"),
         (

@@ -174,7 +174,7 @@ def test_the_error_of_a_damaged_file_is_one_short_line(damage, tmp_path):
             "changed": whole.replace(b"PK\x06\x07\0", b"PK\x06\x07\1"),
         }[damage]
     )
-    expected = "the file is damaged|expected a torch file with .*, got another or damaged file"
+    expected = "the file is damaged|expected a torch file with .*, got a different or damaged file"
     for read in (read_checkpoint, lambda path: load_weights(nn.Linear(3, 2), path, strict=False)):
         with pytest.raises(UserError, match=expected) as caught:
             read(str(path))
@@ -296,6 +296,6 @@ def test_a_damaged_pickle_is_called_damaged_in_plain_words(position, tmp_path):
     content = pickle.dumps({"weight": np.ones(3), "bias": np.ones(3)}, protocol=2)
     path = tmp_path / "w.pkl"
     path.write_bytes(content[:position] + b"h\xf0" + content[position + 2 :])  # an unknown memo
-    with pytest.raises(UserError, match="weights, got another or damaged file") as caught:
+    with pytest.raises(UserError, match="weights, got a different or damaged file") as caught:
         read_checkpoint(str(path))
     assert "emo" not in str(caught.value)

@@ -20,7 +20,7 @@ from ranking_det.data import images as image_reading
 from ranking_det.data.coco_json.faults import NOTED, REFUSED, SHOWN, SKIPPED, Faults
 from ranking_det.data.coco_json.fields import Entry
 from ranking_det.data.images import IMAGE_SUFFIXES
-from ranking_det.user_errors import UserError, counted, show
+from ranking_det.user_errors import UserError, quantity, show
 
 UNREADABLE = "unreadable image"
 """The kind of the faults of images that cannot be decoded. Training and evaluation skip them."""
@@ -206,7 +206,7 @@ def check_inside(images: Sequence[Entry], image_root: str | Path, json_file: str
     if outside:
         index, name = outside[0]
         total = f"of {len(images)} images"
-        count = counted(len(outside), f"{total} lies", f"{total} lie")
+        count = quantity(len(outside), f"{total} lies", f"{total} lie")
         text = f"{json_file}: {count} outside the image folder"
         first = f"the first: images[{index}], {show(name)}"
         raise UserError(f"{text} {str(image_root)!r} ({first}); --allow-outside permits it")

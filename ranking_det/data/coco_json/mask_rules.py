@@ -12,7 +12,7 @@ import numpy as np
 from ranking_det.data.coco_json.faults import CORRECTED, Faults
 from ranking_det.data.coco_json.fields import Entry, get_column
 from ranking_det.data.coco_json.rle_validation import is_whole
-from ranking_det.user_errors import counted, show
+from ranking_det.user_errors import quantity, show
 
 Size = tuple[int, int]  # width, height
 
@@ -129,7 +129,7 @@ def _polygon_fault(polygon: Any, size: Size) -> str | None:
     if type(polygon) is not list or not is_finite(polygon):
         return f"expected finite numbers, got {show(polygon)}"
     if len(polygon) < 6 or len(polygon) % 2:
-        count = counted(len(polygon), "number", "numbers")
+        count = quantity(len(polygon), "number", "numbers")
         return f"expected x and y of at least 3 points, got {count}"
     xs, ys = polygon[0::2], polygon[1::2]
     width, height = size

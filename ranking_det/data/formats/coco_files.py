@@ -76,10 +76,10 @@ def find_splits(root: str, contents: Mapping[str, Any]) -> dict[str, CocoSplit]:
         # The file name has priority: annotations/train/instances_val.json belongs to val.
         split = split_of(os.path.basename(path)) or split_of(os.path.dirname(name)) or "all"
         splits.setdefault(split, []).append(path)
-    chosen = {split: _choose(root, split, paths) for split, paths in splits.items()}
+    paths_of_splits = {split: _choose(root, split, paths) for split, paths in splits.items()}
     return {
         split: CocoSplit(contents[path], _image_root(path, contents[path]), path)
-        for split, path in chosen.items()
+        for split, path in paths_of_splits.items()
     }
 
 

@@ -29,7 +29,7 @@ from ranking_det.data.formats.annotated_images import (
 from ranking_det.data.formats.coco_files import CocoSplit
 from ranking_det.data.formats.file_tree import FileTree, suffix_of
 from ranking_det.data.images import IMAGE_SUFFIXES, UnreadableImageError, read_header
-from ranking_det.user_errors import UserError, counted
+from ranking_det.user_errors import UserError, quantity
 
 FORMATS = {"coco": coco_files.NAME, "labelme": labelme.NAME, "via": via.NAME}
 FORMATS |= {"voc": voc.NAME, "yolo": yolo.NAME}
@@ -83,7 +83,7 @@ class Source:
             counts = [f"{self.splits[ALL]:,}"]
         images = " and ".join(filter(None, [", ".join(counts[:-1]), counts[-1]]))
         nouns = "image" if images == "1" else "images"
-        num_classes = counted(len(self.classes), "class", "classes")
+        num_classes = quantity(len(self.classes), "class", "classes")
         return f"found: {self.format}, {images} {nouns}, {num_classes}"
 
     @property
@@ -97,7 +97,7 @@ class Source:
         unsplit = self.splits.get(ALL)
         if unsplit and len(self.splits) > 1:
             forms = "image that belongs to no split is", "images that belong to no split are"
-            lines.append(f"{counted(unsplit, *forms)} not used")
+            lines.append(f"{quantity(unsplit, *forms)} not used")
         return lines
 
 
@@ -325,7 +325,7 @@ def _check(source: Source, options: ReadOptions) -> None:
     train, val = ({image.path for image in source.images.get(s, [])} for s in ("train", "val"))
     if train & val:
         first = min(train & val)
-        text = counted(len(train & val), "image is", "images are")
+        text = quantity(len(train & val), "image is", "images are")
         faults.remark(f"{text} in train and in val, such as {first}")
 
 

@@ -25,7 +25,7 @@ from ranking_det.data.formats.annotated_images import (
     to_numbers,
 )
 from ranking_det.data.formats.file_tree import FileTree, split_of
-from ranking_det.user_errors import UserError, counted, show
+from ranking_det.user_errors import UserError, quantity, show
 
 NAME = "VIA"
 CLASS_ATTRIBUTES = ("class", "label", "name", "category", "type", "object", "object_name")
@@ -218,7 +218,7 @@ def _class_attribute(regions: list[_Region]) -> str | None:
     tied += sorted(name for name in common if name.lower() in CLASS_ATTRIBUTES)
     if any(values[name] != values[tied[0]] for name in tied):
         counts = ", ".join(f"{name} ({len(values[name]):,})" for name in tied)
-        text = f"{counted(len(regions), 'region has', 'regions have')} the attributes {counts}"
+        text = f"{quantity(len(regions), 'region has', 'regions have')} the attributes {counts}"
         remedy = "python -m ranking_det.data.convert --class-attribute NAME chooses one"
         raise UserError(f"{text}: it is not clear which of them names the class; {remedy}")
     return tied[0]
@@ -228,10 +228,10 @@ def _class_of(region: _Region, attribute: str) -> str | None:
     """Return the class of a region; None if it has none, "" if it has several checked boxes."""
     value = region.attributes.get(attribute)
     if isinstance(value, dict):  # checkboxes
-        chosen = [key for key, is_set in value.items() if is_set is True or is_set == "true"]
-        if len(chosen) > 1:
+        selected_keys = [key for key, is_set in value.items() if is_set is True or is_set == "true"]
+        if len(selected_keys) > 1:
             return ""
-        value = chosen[0] if chosen else None
+        value = selected_keys[0] if selected_keys else None
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         return None
     text = str(value).strip()

@@ -28,7 +28,7 @@ from ranking_det.data.formats.annotated_images import (
     to_numbers,
 )
 from ranking_det.data.formats.file_tree import FileTree, nearest_path, split_of
-from ranking_det.user_errors import UserError, counted, show
+from ranking_det.user_errors import UserError, quantity, show
 
 NAME = "Pascal VOC"
 LISTS = ("train", "val", "trainval", "test")
@@ -184,7 +184,7 @@ def _shift_to_zero(objects: Sequence[AnnotatedObject], faults: Faults) -> None:
     num_from_zero = sum(min(obj.box[:2]) <= 0 for obj in objects)
     if num_from_zero:
         faults.remark(
-            f"{counted(num_from_zero, 'box has', 'boxes have')} a coordinate of 0 or less: pixels "
+            f"{quantity(num_from_zero, 'box has', 'boxes have')} a coordinate of 0 or less: pixels "
             "are taken to count from 0, not from 1 as in Pascal VOC"
         )
     shift = 0 if num_from_zero else 1

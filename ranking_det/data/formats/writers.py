@@ -36,7 +36,7 @@ from ranking_det.data.coco_json.reader import Annotations
 from ranking_det.data.formats.annotated_images import Box, Polygon, Size, extent
 from ranking_det.data.formats.coco_files import CocoSplit
 from ranking_det.files import make_folder, write_whole
-from ranking_det.user_errors import UserError, counted
+from ranking_det.user_errors import UserError, quantity
 
 _TOLERANCE = 0.5  # pixels by which the box around a polygon may differ from the object's box
 _MIN_SIDE = 1.001  # pixels; Pascal VOC cannot distinguish a side of one pixel from a side of zero
@@ -228,7 +228,7 @@ def write_yolo(
     """
     notes = [row for part in parts.values() for row in part.faults.rows if row.kind == UNROTATED]
     if notes:
-        images = counted(len(notes), "image", "images")
+        images = quantity(len(notes), "image", "images")
         text = f"YOLO labels cannot express this ({images}); use --to coco or --to voc"
         raise UserError(f"{notes[0]}; {text}")
     counts: Counter[str] = Counter()

@@ -28,7 +28,7 @@ from ranking_det.data.formats.annotated_images import (
 )
 from ranking_det.data.formats.file_tree import FileTree, split_of
 from ranking_det.data.images import has_image_extension
-from ranking_det.user_errors import UserError, counted, show
+from ranking_det.user_errors import UserError, quantity, show
 
 NAME = "YOLO"
 SPLIT_KEYS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -217,7 +217,7 @@ def _check_inside(
         outside_images = [path for path in images if not path.startswith(os.path.join(folder, ""))]
         if outside_images:
             count, first = len(outside_images), outside_images[0]
-            lying = counted(count, f"{split} image lies", f"{split} images lie")
+            lying = quantity(count, f"{split} image lies", f"{split} images lie")
             text = f"{lying} outside {folder}, such as {first}"
             if not allow_outside:
                 raise UserError(f"{yaml_file}: {text}; --allow-outside permits it")
@@ -291,7 +291,7 @@ def _read_line(fields: Sequence[str], keypoints: bool) -> AnnotatedObject:
     if len(values) >= 6 and len(values) % 2 == 0:
         return AnnotatedObject(index, extent([values]), [values])
     expected = "expected 5 numbers, or a class index and at least 3 points"
-    count = counted(len(fields), "number", "numbers")
+    count = quantity(len(fields), "number", "numbers")
     raise FaultError("malformed line", f"{expected}, got {count}")
 
 

@@ -173,9 +173,9 @@ class IntervalSums:
         packed[1, -1] = 0
         mass, moment = sum_over_workers(packed, self._ranked.group)
         centered = moment - self._ramps.center * mass
-        counted = self._ramps.at_each_step(mass, centered).clamp_min_(0)
+        count = self._ramps.at_each_step(mass, centered).clamp_min_(0)
         self._nan_or_zero = moment[0]
-        return counted + self._nan_or_zero
+        return count + self._nan_or_zero
 
     def over_positives(self, values: Tensor) -> Tensor:
         """Sum values_j H(s_j - s_i) over all positives j, including i, for every positive i.

@@ -8,8 +8,8 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from ranking_det.data.object_statistics import SCALES, ImageObjects
-from ranking_det.engine import positive_counts
-from ranking_det.engine.positive_counts import count_positives, input_sizes
+from ranking_det.engine import missed_objects
+from ranking_det.engine.missed_objects import count_positives, input_sizes
 from ranking_det.engine.preview import draw_previews
 from ranking_det.engine.run_config import load_config
 from ranking_det.modeling import interface_of
@@ -83,8 +83,8 @@ def test_missing_images_are_skipped_only_if_the_assigner_needs_predictions(tmp_p
 def test_the_number_of_images_and_the_time_are_limited(tmp_path, monkeypatch):
     config = load_config("configs/shapes/quick/retinanet_atss_rs.py", [])
     model, images = config.model().train(), image_objects(tmp_path, 4)
-    monkeypatch.setattr(positive_counts, "BATCH", 2)
-    monkeypatch.setattr(positive_counts, "SCALES", (1.0,))
+    monkeypatch.setattr(missed_objects, "BATCH", 2)
+    monkeypatch.setattr(missed_objects, "SCALES", (1.0,))
     limited = count_positives(config, model, images, max_images=3)
     assert (limited.images, limited.of_images) == (3, 4)
     assert count_positives(config, model, images, max_seconds=0).images == 2

@@ -15,7 +15,7 @@ from ranking_det.analysis.training_metrics import read_finite_metrics
 from ranking_det.engine.reverse_pair_counts import DENSE
 from ranking_det.files import write_json
 from ranking_det.path_checks import check_outputs
-from ranking_det.user_errors import UserError, counted
+from ranking_det.user_errors import UserError, quantity
 
 METRIC = "negatives_per_positive"
 
@@ -48,7 +48,7 @@ def write_imbalance(args: argparse.Namespace) -> list[str]:
         write_json(
             Path(args.output), {"iterations": num_iterations, "negatives_per_positive": heads}
         )
-    length_text = counted(num_iterations, "iteration", "iterations")
+    length_text = quantity(num_iterations, "iteration", "iterations")
     lines = [f"Positive to negative tasks in the first {length_text} of {args.metrics}"]
     lines += [f"{name:9} 1:{ratio:,.1f}" for name, ratio in heads.items()]
     return lines + [f"Wrote {args.output}"] * bool(args.output)

@@ -1,4 +1,4 @@
-"""Detectron2 classes and functions that config files may call to build models.
+"""Functions, and classes of Detectron2, that config files may call to build models.
 
 Run configs are checked against these names before anything is imported; see
 :mod:`ranking_det.engine.safe_config`. The components of this package are allowed, too.
@@ -16,6 +16,7 @@ CALLABLE_NAMES = {
     "detectron2.modeling.poolers": "ROIPooler",
     "detectron2.modeling.proposal_generator": "StandardRPNHead",
     "detectron2.modeling.roi_heads": "FastRCNNConvFCHead MaskRCNNConvUpsampleHead",
+    "ranking_det.modeling": "backbones.efficientnet_lite.efficientnet_lite0",
 }
 """Classes and functions, by the module from which configs import them."""
 
