@@ -5,11 +5,11 @@ From the root of the repository: ``python -m benchmarks.config_memory [FOLDER/NA
 example ``coco/mask_rs_r50_12ep``. Writes ``benchmarks/results/config_memory.json`` after each
 config. Without names, it counts the configs that the file lacks.
 
-Activations are counted at full size, without an extrapolation. One image of the config's largest
+Activations are counted at full size, not extrapolated. One image of the config's largest
 training size passes forward through the model on the CPU, and a hook adds up what autograd saves
 for the backward pass. Nothing is actually saved, so the count needs little memory itself. The image
-has as many objects as mask heads train on at most: with random weights, few proposals besides the
-ground truth are positive.
+has as many objects as the most masks that a mask head trains on. With random weights hardly any
+proposal except the ground-truth boxes is positive, so fewer objects would need too little memory.
 """
 
 from __future__ import annotations

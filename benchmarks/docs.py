@@ -69,14 +69,31 @@ def commands() -> str:
     passed.sort(key=lambda row: row["versions"]["detectron2"].startswith("main"))
     time = f"{passed[0]['minutes']:.0f} min" if passed else ""
     count = f"{passed[0]['passed']:,}" if passed else "all"
-    box_ap = record["metrics"]["bbox"]["AP"]
+    box_ap, machine = record["metrics"]["bbox"]["AP"], record["machine"]
     return (
         "| command | what it does | time | expected result |\n| --- | --- | ---: | --- |\n"
         "| `make quickstart` | installs, generates a data set of shapes, trains RetinaNet + ATSS + "
         f"Rank & Sort Loss, evaluates | {record['minutes']:.1f} min | box AP {box_ap:.1f} |\n"
         f"| `make test` | runs the tests | {time} | {count} passed |"
-        f"\n\nTimes on {record['machine']['cores']} CPU cores, excluding installation (a few "
-        "minutes, 6 GB) and data set generation (a minute)."
+        f"\n\nTimes on {machine['cores']} cores of {machine['device']}, excluding installation "
+        "(a few minutes, 6 GB) and data set generation (a minute)."
+    )
+
+
+def evaluation() -> str:
+    """Write the time of AP with oLRP against AP alone, and that of the report."""
+    record = load("evaluation_cpu.json")
+    report, rows = record["report"], [record["bbox"], record["segm"]]
+    rows.insert(1, record["bbox, 100 per image"])
+    boxes, many, masks = (f"{row['ratio']:.1f}" for row in rows)
+    return (
+        f"For {record['images']:,} images of {record['categories']} classes, AP and oLRP together "
+        f"take {boxes} × the time of AP alone for {rows[0]['detections']:,} boxes, {masks} × for "
+        f"as many masks, and {many} × for {rows[1]['detections']:,} boxes. A [report]"
+        f"(#compare-detectors-in-a-report) on {report['detectors']} detectors with "
+        f"{rows[1]['detections']:,} boxes each takes {report['seconds'] / 60:.1f} minutes and "
+        f"{report['peak_process_mib'] / 1024:.1f} GiB ({describe(record['machine'])}; "
+        "[`benchmarks/evaluation.py`](../benchmarks/evaluation.py))."
     )
 
 
@@ -402,6 +419,7 @@ BLOCKS = {
     "paper-effects": paper_effects,
     "claim": claim,
     "commands": commands,
+    "evaluation": evaluation,
     "losses": losses,
     "steps": steps,
     "measured": measured,

@@ -147,7 +147,8 @@ def test_relative_links_and_their_anchors_exist(page):
 
 @every_page
 def test_the_numbers_equal_the_committed_results(page):
-    assert fill(TEXTS[page]) == TEXTS[page]
+    if page != "docs/configs.md":  # tests/configs/test_all_configs.py checks it
+        assert fill(TEXTS[page]) == TEXTS[page]
 
 
 def test_the_table_of_losses_shows_the_signature_of_every_function():

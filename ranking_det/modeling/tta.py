@@ -31,7 +31,7 @@ class DenseDetectorWithTTA(nn.Module):
             :class:`DenseInference`.
         min_sizes: lengths of the shorter side in pixels, each >= 1; at least one.
         max_size: limit of the longer side in pixels, >= 1.
-        flip: whether each size is also detected in a mirror image.
+        flip: whether each size is also run on the mirrored image.
 
     Raises:
         ValueError: the model is of another kind, or a size is not valid.

@@ -29,7 +29,7 @@ def scene(objects, anchors, classes):
 
 torch.manual_seed(0)
 torch.set_num_threads(1)
-arguments = scene(500, 200_000, 80)
+arguments = scene(500, 50_000, 80)
 before = peak()
 for name in sys.argv[1:]:
     assigner = getattr(assigners, name)(**{"size_ranges": (64, 128, 256)} if name == "FCOS" else {})
@@ -40,7 +40,7 @@ for name in sys.argv[1:]:
 NAMES = ["ATSS", "FCOS", "MaxIoU", "NormalizedPAA", "PAA"]
 
 
-def test_500_objects_and_200_000_anchors_need_bounded_memory_and_time():
+def test_500_objects_and_50_000_anchors_need_bounded_memory_and_time():
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM, *NAMES], capture_output=True, text=True, check=True
     )
@@ -48,7 +48,7 @@ def test_500_objects_and_200_000_anchors_need_bounded_memory_and_time():
     assert [line[0] for line in lines] == NAMES
     for name, *figures in lines:
         seconds, positives, mebibytes = map(float, figures)
-        # One float32 matrix would take 381 MiB, and computing IoUs needs seven of them.
-        assert mebibytes < 1024, name
-        assert seconds < 20, name  # CPU time, which other processes do not affect
+        # One float32 matrix would take 95 MiB, and computing IoUs needs seven of them.
+        assert mebibytes < 512, name
+        assert seconds < 5, name  # CPU time, which other processes do not affect
         assert positives > 0, name

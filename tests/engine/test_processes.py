@@ -1,4 +1,4 @@
-"""Several processes give the same results as one process, however they are launched."""
+"""Several processes evaluate like one, and train alike however they are launched."""
 
 import json
 import socket
@@ -47,7 +47,7 @@ def train(folder, environment, *launcher, flags=()):
     return results(folder)
 
 
-def test_two_processes_match_one_process_and_processes_with_torchrun_variables(
+def test_two_processes_evaluate_like_one_and_train_alike_under_torchrun_variables(
     environment, tmp_path
 ):
     two = train(tmp_path / "two", environment, flags=["--num-gpus", "2"])

@@ -37,9 +37,9 @@ class DenseInference(nn.Module):
     and score voting.
 
     Args:
-        score_thresh: score threshold in [0, 1]. Candidates are dropped if their class score,
-            sigmoid(logit) even with a branch, is at most this. The scores of ranking losses have no
-            fixed scale, so 0 is the safe value for short training runs.
+        score_thresh: score threshold in [0, 1]. Candidates whose class score sigmoid(logit) is
+            at most this are dropped; the score of a branch does not count here. The scores of
+            ranking losses have no fixed scale, so 0 is the safe value for short training runs.
         topk: candidates kept per level, >= 1.
         topk_by: what ``topk`` counts: "pair" counts pairs of anchor and class, as in Detectron2;
             "anchor" counts anchors, ordered by their best class and kept with all their classes, as
