@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ranking_det.analysis.result_files import read_result_files
+from ranking_det.analysis.result_files import read_result_files, show_stage
 from ranking_det.evaluation.correlation import Correlation
 from ranking_det.evaluation.detection_analysis import analyze_detections
 from ranking_det.evaluation.lrp import summarize
@@ -58,13 +58,15 @@ def write_detection_numbers(args: argparse.Namespace) -> list[str]:
     if threshold is not None and not math.isfinite(threshold):
         raise UserError(f"--score-threshold: expected a finite number, got {threshold}")
     files = read_result_files(args)
-    numbers = analyze_detections(
-        files.evaluate(),
-        files.ground_truth,
-        files.results,
-        args.iou_type,
-        score_threshold=threshold,
-    )
+    evaluation = files.evaluate()
+    with show_stage("computing metrics"):
+        numbers = analyze_detections(
+            evaluation,
+            files.ground_truth,
+            files.results,
+            args.iou_type,
+            score_threshold=threshold,
+        )
     content = {"rules": files.rules, "iou_type": args.iou_type, **numbers}
     write_json(Path(args.output), without_nan(content))
     return [*files.lines, *_table(numbers), f"Wrote {args.output}"]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
+from tqdm import tqdm
 
 from ranking_det.data.coco_json.reader import is_lvis
 from ranking_det.data.coco_json.results import read_results
@@ -16,6 +17,17 @@ from ranking_det.path_checks import check_outputs
 from ranking_det.user_errors import quantity
 
 Results = list[dict[str, Any]]
+
+
+def show_stage(text: str) -> tqdm[NoReturn]:
+    """Show on a terminal what the command is doing, until the end of the ``with`` block.
+
+    The libraries that do it report no progress.
+
+    Args:
+        text: such as "matching detections".
+    """
+    return tqdm(desc=text, bar_format="{desc} ...", leave=False, disable=None)
 
 
 class ResultFiles(NamedTuple):
@@ -45,7 +57,8 @@ class ResultFiles(NamedTuple):
         Raises:
             UserError: the file cannot be read, or its content is faulty.
         """
-        results = read_results(path, self.ground_truth, self.iou_type)
+        with show_stage(f"reading {path}"):
+            results = read_results(path, self.ground_truth, self.iou_type)
         count = quantity(len(results), "result", "results")
         lines = [*self.lines, count, *unmatched_images(self.ground_truth, results, path)]
         return self._replace(results=results, lines=lines)
@@ -68,7 +81,10 @@ class ResultFiles(NamedTuple):
 
     def evaluate(self) -> DetectionEvaluation:
         """Compute the precision of the detections, and find the objects that they overlap."""
-        return evaluate_detections(self.ground_truth, self.results, self.iou_type, rules=self.rules)
+        with show_stage("matching detections"):
+            return evaluate_detections(
+                self.ground_truth, self.results, self.iou_type, rules=self.rules
+            )
 
 
 def unmatched_images(ground_truth: dict[str, Any], results: Results, path: str) -> list[str]:
@@ -108,7 +124,8 @@ def read_truth(path: str, iou_type: str) -> ResultFiles:
     Raises:
         UserError: the file cannot be read, or its content is faulty.
     """
-    ground_truth, notes = read_ground_truth(path, None, iou_type)
+    with show_stage(f"reading {path}"):
+        ground_truth, notes = read_ground_truth(path, None, iou_type)
     rules: Rules = "lvis" if is_lvis(ground_truth["images"]) else "coco"
     check_library("faster-coco-eval", lvis=rules == "lvis")
     return ResultFiles(

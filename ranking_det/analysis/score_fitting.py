@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ranking_det.analysis.result_files import ResultFiles, read_result_files, read_truth
+from ranking_det.analysis.result_files import ResultFiles, read_result_files, read_truth, show_stage
 from ranking_det.engine.checkpoint import (
     FITTED,
     Checkpoint,
@@ -65,10 +65,11 @@ def write_fit(args: argparse.Namespace) -> list[str]:
     evaluation = fitted_files.evaluate()
     names = _class_names(evaluation.names, checkpoint)
     options = {"target": args.target, "method": args.method, "kind": args.drawn}
-    fitted, unmatched_classes = fit_scores(
-        evaluation.detections, evaluation.names, precision=args.precision, **options
-    )
-    largest = ThresholdSweep(evaluation.detections).largest_threshold()
+    with show_stage("fitting"):
+        fitted, unmatched_classes = fit_scores(
+            evaluation.detections, evaluation.names, precision=args.precision, **options
+        )
+        largest = ThresholdSweep(evaluation.detections).largest_threshold()
     before, after = _measure(fitted, measured_files.evaluate())
     content = without_nan(
         {
@@ -289,7 +290,8 @@ def write_sweep(args: argparse.Namespace, overrides: Sequence[str]) -> list[str]
         )
         plan = make_plan(command)
     sweep = ThresholdSweep(files.evaluate().detections)
-    rows = sweep.rows(thresholds, len(files.ground_truth["images"]))
+    with show_stage("computing metrics at each threshold"):
+        rows = sweep.rows(thresholds, len(files.ground_truth["images"]))
     lines = list(files.lines)
     if plan is not None:
         with one_line_errors(plan.model, []):
