@@ -75,7 +75,14 @@ class CorrelatedAP(Classification):
         super().__init__(locals())  # sets the attributes, and calls forward once to check them
 
     def forward(self, candidates: Candidates) -> dict[str, Tensor]:
-        """Return ``loss_cls`` and ``loss_corr``."""
+        """Compute both losses.
+
+        Args:
+            candidates: the candidates of one step.
+
+        Returns:
+            ``loss_cls`` and ``loss_corr``, scalars with gradient.
+        """
         # The logits of ignored rows are -inf, which the losses ignore.
         logits, positives = candidates.entries()
         correlation = correlation_loss(logits, positives, candidates.quality)

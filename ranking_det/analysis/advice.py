@@ -157,8 +157,8 @@ def _on_crowding(numbers: DataStatistics) -> Iterator[str]:
     if most > MAX_DETECTIONS:
         yield (
             f"An image has up to {most:,.0f} objects, but {MAX_DETECTIONS} detections per image "
-            "are kept and evaluated by default: raise the limits of the model and of the evaluator "
-            "in the config."
+            'are kept and evaluated by default: raise both limits (docs/evaluation.md, "How many '
+            'detections"), in training, evaluation and prediction.'
         )
     share = crowding.same_class / max(numbers.objects, 1)
     if share >= NOTABLE:

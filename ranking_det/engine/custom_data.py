@@ -252,10 +252,13 @@ def missing_custom_data(split: str, usage: str) -> UserError:
         split: "train" or "val".
         usage: a clause that says how the data were used, such as "the config was run".
     """
-    return UserError(
+    text = (
         f"--{split}: expected a folder or file, got none; {usage} on your own data, so give "
         f"them again: --{split} FOLDER_OR_FILE, or --{split}-json FILE --{split}-images FOLDER"
     )
+    if split == "val":
+        text += ", or the --train of the run if its validation images were split off"
+    return UserError(text)
 
 
 def warn_of_equal_files(command: Command) -> None:

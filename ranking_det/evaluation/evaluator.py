@@ -60,7 +60,9 @@ class DetectionEvaluator(DatasetEvaluator):
         max_dets_per_image: maximum number of detections per image; None for 100 of each class
             (COCO) or 300 of all classes (LVIS).
 
-    Set ``fitted`` to calibrate the scores of the detections that are written and evaluated.
+    Set ``fitted`` to calibrate the scores of the detections that are written and evaluated. Their
+    file then has another name, ``coco_instances_calibrated_results.json``: fitting again to
+    calibrated scores would give thresholds that do not fit the model's scores.
 
     Raises:
         UserError: the annotation file is missing or faulty, or an argument is invalid.
@@ -168,7 +170,8 @@ class DetectionEvaluator(DatasetEvaluator):
                 results = keep_best(results, self.max_dets)
             results = self.fitted.calibrate_results(results, self.classes)
         if self.output_dir:
-            path = Path(self.output_dir, f"{self.rules}_instances_results.json")
+            scores = "" if self.fitted is None else "calibrated_"
+            path = Path(self.output_dir, f"{self.rules}_instances_{scores}results.json")
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, results)
         if not self.annotated:

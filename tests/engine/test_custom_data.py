@@ -150,7 +150,9 @@ def test_a_run_on_custom_data_asks_for_the_data_again(flag, split, outputs, monk
     assert capsys.readouterr().err == (
         f"train_net.py: error: --{split}: expected a folder or file, got none; '{outputs}/run/"
         f"model_final.pth' was trained on your own data, so give them again: --{split} "
-        f"FOLDER_OR_FILE, or --{split}-json FILE --{split}-images FOLDER\n"
+        f"FOLDER_OR_FILE, or --{split}-json FILE --{split}-images FOLDER"
+        + ", or the --train of the run if its validation images were split off" * (split == "val")
+        + "\n"
     )
 
 

@@ -208,7 +208,8 @@ def test_the_evaluator_writes_and_evaluates_calibrated_scores(data_set, tmp_path
         evaluator.fitted = fitted
         feed(evaluator, [*DETECTIONS, (1, 1, [0, 0, 9, 9], 0.3)])
         metrics.append(evaluator.evaluate()["bbox"])
-        results.append(json.loads((tmp_path / "lvis_instances_results.json").read_text()))
+        name = f"lvis_instances_{'calibrated_' if fitted else ''}results.json"
+        results.append(json.loads((tmp_path / name).read_text()))
     scores = [{(r["image_id"], r["category_id"]): r["score"] for r in rows} for rows in results]
     assert scores[0].keys() == {(1, A), (1, B), (2, A)} and scores[1].keys() == {(1, A), (2, A)}
     assert scores[1][1, A] == pytest.approx(scores[0][1, A] / 2, abs=1e-6)
@@ -314,7 +315,9 @@ def test_scores_fitted_to_a_checkpoint_are_used_by_evaluation_and_prediction(sha
     fitted = read_fitted_scores(folder / "model_final.scores.json")
     categories = json.loads(open(truth).read())["categories"]
     names = {category["id"]: category["name"] for category in categories}
-    assert json.loads(results_file.read_text()) == fitted.calibrate_results(raw, names)
+    calibrated = json.loads((folder / "coco_instances_calibrated_results.json").read_text())
+    assert calibrated == fitted.calibrate_results(raw, names)
+    assert json.loads(results_file.read_text()) == raw
     after = json.loads((folder / "results.json").read_text())["bbox"]
     of_aps = [{k: v for k, v in m.items() if k.startswith("AP")} for m in (before, after)]
     assert of_aps[1] == pytest.approx(of_aps[0], abs=1e-9)
