@@ -142,6 +142,9 @@ def losses() -> str:
 NAMES = {
     "RankingRetinaNet": "RetinaNet",
     "RankingFCOS": "FCOS",
+    "RankingYOLACT": "YOLACT",
+    "RankingSOLOv2": "SOLOv2",
+    "CenterRegion": "center region",
     "MaxIoU": "max-IoU",
     "NormalizedPAA": "PAA*",
     "RankSort": "Rank & Sort",
@@ -236,9 +239,12 @@ def published(folder: str) -> str:
     for path in published_configs(folder):
         text = ast.get_docstring(ast.parse(path.read_text())) or ""
         match = re.search(
-            r"(?:published|report) (?:mask AP (\d+\.\d), box )?AP (\d+\.\d)", text, re.IGNORECASE
+            r"(?:published|report) (?:mask AP (\d+\.\d)(?:, box AP (\d+\.\d))?|AP (\d+\.\d))",
+            text,
+            re.IGNORECASE,
         )
-        masks, boxes = match.groups() if match else (None, None)
+        masks, *either = match.groups() if match else (None, None)
+        boxes = next(filter(None, either), None)
         if "on test-dev" in text:
             boxes = f"{boxes} (test-dev)"
         model = LazyConfig.load(str(path)).model

@@ -4,8 +4,10 @@
 From the root of the repository: ``python -m benchmarks.steps``. One model trains on one batch of
 the shapes data set, and the steps of the criteria are interleaved. A step is a forward and a
 backward pass. Mask R-CNN is also measured, with Rank & Sort Loss and with cross entropy, on the
-same weights and the same RoIs: all proposals, and the masks of all positives. Writes
-``benchmarks/results/steps_<device>.json``.
+same weights and the same RoIs: all proposals, and the masks of all positives. YOLACT and SOLOv2 are
+measured with Rank & Sort Loss and with their baselines, on the same weights (YOLACT's cross entropy
+also has a semantic segmentation loss), SOLOv2 together with the bytes that autograd saves for the
+backward pass. Writes ``benchmarks/results/steps_<device>.json``.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.utils.events import EventStorage
 
+from benchmarks.config_memory import saved_bytes
 from benchmarks.detectron2_rcnn import ALL, detectron2_rcnn
 from benchmarks.machine import describe_machine
 from ranking_det.data.catalog import prepare_registered
@@ -36,8 +40,11 @@ CRITERIA = {
     "ape": "retinanet_atss_ape",
 }
 RCNNS = {"detectron2": "mask_ce", "cross_entropy": "mask_ce", "rank_sort": "mask_rs"}
+YOLACTS = {"cross_entropy": "yolact_ce", "rank_sort": "yolact_rs"}
 
-RANKING, LIMIT, RCNN_LIMIT = ("rank_sort", "ap", "alrp"), 1.05, 1.1
+SOLOV2 = {"focal": "solov2_focal", "rank_sort": "solov2_rs"}
+
+RANKING, LIMIT, MASKS_LIMIT = ("rank_sort", "ap", "alrp"), 1.05, 1.1
 
 
 def verdict(ratio: float, limit: float) -> str:
@@ -62,6 +69,8 @@ def main() -> None:
         "machine": describe_machine(device),
         **time_criteria(device, rounds),
         "rcnn": time_rcnns(device, rounds),
+        "yolact": time_yolact(device, rounds),
+        "solov2": time_solov2(device, rounds),
     }
     path = Path(__file__).parent / "results" / f"steps_{device}.json"
     path.write_text(json.dumps(report, indent=1) + "\n")
@@ -97,8 +106,38 @@ def time_rcnns(device: str, rounds: int) -> dict[str, Any]:
         models[name] = instantiate(node).to(device).train()
         share_weights(models["detectron2"], models[name])
     medians = time_interleaved(models, lambda name: step(models[name], batch), rounds)
-    limits = {"rank_sort": RCNN_LIMIT}
+    limits = {"rank_sort": MASKS_LIMIT}
     return summary(RCNNS, medians, "cross_entropy", batch, rounds, limits)
+
+
+def time_yolact(device: str, rounds: int) -> dict[str, Any]:
+    """Time YOLACT's step with each loss."""
+    batch = next(iter(instantiate(load(YOLACTS["rank_sort"]).dataloader.train)))
+    models = {
+        name: instantiate(load(config).model).to(device).train() for name, config in YOLACTS.items()
+    }
+    share_weights(models["cross_entropy"], models["rank_sort"])
+    medians = time_interleaved(models, lambda name: step(models[name], batch), rounds)
+    limits = {"rank_sort": MASKS_LIMIT}
+    return summary(YOLACTS, medians, "cross_entropy", batch, rounds, limits)
+
+
+def time_solov2(device: str, rounds: int) -> dict[str, Any]:
+    """Time SOLOv2's step with each loss, and count the saved bytes relative to focal loss."""
+    batch = next(iter(instantiate(load(SOLOV2["rank_sort"]).dataloader.train)))
+    models = {
+        name: instantiate(load(config).model).to(device).train() for name, config in SOLOV2.items()
+    }
+    share_weights(models["focal"], models["rank_sort"])
+    saved = {}
+    for name, model in models.items():
+        with EventStorage(0):
+            saved[name] = saved_bytes(partial(model, batch), model.state_dict().values())
+    ratio = saved["rank_sort"] / saved["focal"]
+    print(f"saved bytes   {ratio:.3f} x focal (limit {MASKS_LIMIT}: {verdict(ratio, MASKS_LIMIT)})")
+    medians = time_interleaved(models, lambda name: step(models[name], batch), rounds)
+    limits = {"rank_sort": MASKS_LIMIT}
+    return summary(SOLOV2, medians, "focal", batch, rounds, limits) | {"saved_bytes": saved}
 
 
 def without_sampling(model: Any) -> Any:

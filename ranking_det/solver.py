@@ -1,6 +1,8 @@
-"""Learning-rate warm-up with a length in iterations."""
+"""Learning-rate schedules: warm-up with a length in iterations, and steps once per epoch."""
 
 from __future__ import annotations
+
+import math
 
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import ParamScheduler
@@ -31,3 +33,45 @@ def warm_up(
         raise ValueError(f"iterations: expected at least 0, got {iterations}")
     length = min(1 / 3, iterations / (share * max_iter))
     return WarmupParamScheduler(scheduler, factor, length, "linear")
+
+
+class PerEpoch(ParamScheduler):
+    """Update a learning-rate schedule only at the start of each epoch.
+
+    Within an epoch, the learning rate is that of its first iteration.
+
+    Args:
+        scheduler: a schedule, such as fvcore's ``CosineParamScheduler``.
+        iterations_per_epoch: length of an epoch, >= 1.
+        max_iter: length of the run in iterations, >= 1.
+
+    Raises:
+        ValueError: a length is below 1.
+    """
+
+    def __init__(
+        self, scheduler: ParamScheduler, *, iterations_per_epoch: int, max_iter: int
+    ) -> None:
+        for name, value in (
+            ("iterations_per_epoch", iterations_per_epoch),
+            ("max_iter", max_iter),
+        ):
+            if value < 1:
+                raise ValueError(f"{name}: expected at least 1, got {value}")
+        self.scheduler = scheduler
+        self.iterations_per_epoch, self.max_iter = iterations_per_epoch, max_iter
+
+    def __call__(self, where: float) -> float:
+        """Return the factor of the learning rate.
+
+        Args:
+            where: share of the run, in [0, 1].
+
+        Returns:
+            The factor at the start of the epoch.
+        """
+        # ``where`` is iteration / max_iter, rounded.
+        iteration = math.floor(where * self.max_iter + 1e-6)
+        start = iteration // self.iterations_per_epoch * self.iterations_per_epoch
+        factor: float = self.scheduler(start / self.max_iter)
+        return factor

@@ -27,13 +27,18 @@ LOSSES = {
 }
 ASSIGNERS = {
     "atss": assigners.ATSS,
+    "center_region": lambda: assigners.CenterRegion([(1, 40), (20, 60), (40, 96)]),
     "fcos": lambda: assigners.FCOS(size_ranges=(16, 32)),
     "max_iou": assigners.MaxIoU,
     "paa": assigners.PAA,
     "paa_star": assigners.NormalizedPAA,
 }
 # Configs whose models have these backbones.
-BACKBONES = {"FPN": "quick/retinanet_atss_rs.py", "CARAFE FPN": "quick/faster_plus_rs.py"}
+BACKBONES = {
+    "FPN": "quick/retinanet_atss_rs.py",
+    "CARAFE FPN": "quick/faster_plus_rs.py",
+    "bilinear FPN": "quick/yolact_rs.py",
+}
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -3,7 +3,8 @@
 ``dataloader`` is the usual loader, with a short edge of 800 pixels. ``dataloader_masks`` also loads
 masks. ``dataloader_512`` is the loader of AP, aLRP and APE Loss: 512 x 512 pixels with SSD's
 augmentation. ``dataloader_squares`` is the loader of aLRP Loss at 800 x 800 pixels, with the same
-augmentation.
+augmentation. ``dataloader_550`` is the loader of YOLACT: 550 x 550 pixels with masks, the same
+augmentation, and no object of less than 4 pixels.
 
 Detectron2 drops images without objects (or with crowds only); 117,266 images remain. Like the
 papers, the mapper drops objects that are less than a pixel wide or high. The papers also drop
@@ -21,14 +22,18 @@ from detectron2.data import (
     get_detection_dataset_dicts,
 )
 from detectron2.solver.build import get_default_optimizer_params
-from fvcore.common.param_scheduler import CompositeParamScheduler, MultiStepParamScheduler
+from fvcore.common.param_scheduler import (
+    CompositeParamScheduler,
+    CosineParamScheduler,
+    MultiStepParamScheduler,
+)
 from omegaconf import DictConfig, OmegaConf
 
 from ranking_det.data.augmentation import Expand, MinIoURandomCrop, PhotometricDistortion
 from ranking_det.data.mapper import BoxMapper
 from ranking_det.data.stream import build_train_loader
 from ranking_det.evaluation import DetectionEvaluator
-from ranking_det.solver import warm_up
+from ranking_det.solver import PerEpoch, warm_up
 
 from .train import train
 
@@ -86,16 +91,22 @@ dataloader_squares = deepcopy(dataloader_512)
 dataloader_squares.train.mapper.augmentations[3].shape = [800, 800]
 dataloader_squares.test.mapper.augmentations = dataloader.test.mapper.augmentations
 
+dataloader_550 = deepcopy(dataloader_512)
+dataloader_550.train.mapper.masks = True
+dataloader_550.train.mapper.min_side = 4.0
+dataloader_550.train.mapper.augmentations[3].shape = [550, 550]
+dataloader_550.test.mapper.augmentations = [L(T.Resize)(shape=[550, 550])]
+
 # As in the papers, weight decay also applies to norms and biases.
 optimizer = L(torch.optim.SGD)(
     params=L(get_default_optimizer_params)(), lr=0.01, momentum=0.9, weight_decay=1e-4
 )
 
 
-def resize(*sizes: int) -> DictConfig:
-    """Multi-scale resizing: a random short edge from ``sizes``, a long edge of at most 1,333 px."""
+def resize(*sizes: int, max_size: int = 1333) -> DictConfig:
+    """Multi-scale resizing: a random short edge from ``sizes``, a long edge of at most a limit."""
     return L(T.ResizeShortestEdge)(
-        short_edge_length=list(sizes), max_size=1333, sample_style="choice"
+        short_edge_length=list(sizes), max_size=max_size, sample_style="choice"
     )
 
 
@@ -153,10 +164,29 @@ def schedule(epochs: int, steps: list[int], stages: int = 1) -> DictConfig:
     )
 
 
+def cosine_per_epoch(factor: float = 0.1) -> DictConfig:
+    """Half-cosine learning-rate schedule, updated once per epoch, with a warm-up of 500 iterations.
+
+    Args:
+        factor: factor of the learning rate in the first iteration.
+    """
+    return L(warm_up)(
+        scheduler=L(PerEpoch)(
+            scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.0),
+            iterations_per_epoch="${train.iterations_per_epoch}",
+            max_iter="${train.max_iter}",
+        ),
+        factor=factor,
+        iterations=500,
+        max_iter="${train.max_iter}",
+    )
+
+
 # ImageNet weights in Detectron2's format. Detectron2 downloads those of ResNet-50. Make the others
-# with tools/convert_weights.py: the first two from torchvision's weights, the last from
+# with tools/convert_weights.py: the first three from torchvision's weights, the last from
 # mmdetection's weights of Res2Net-101 v1d 26w x 4s (docs/training.md).
 train.init_checkpoint = "detectron2://ImageNetPretrained/torchvision/R-50.pkl"
+RESNET_34 = "R-34.pkl"
 RESNET_101 = "R-101.pkl"
 RESNEXT_101 = "X-101-64x4d.pkl"
 RES2NET_101 = "R2-101-v1d.pkl"

@@ -28,6 +28,8 @@ from ranking_det.criteria import (
     HistoryBalance,
     IoU,
     IoUWeight,
+    MaskCrossEntropy,
+    MaskDice,
     PositiveCount,
     QualityFocal,
     RankDet,
@@ -48,6 +50,25 @@ def rank_sort() -> DictConfig:
         instance_weight=L(ScoreWeight)(),
         balance=L(ValueBalance)(),
     )
+
+
+def rank_sort_masks() -> DictConfig:
+    """Rank & Sort Loss of one-stage detectors with boxes and masks: RS-YOLACT.
+
+    GIoU and Dice are each weighted by score and balanced by value. As in the paper's code, a
+    positive whose box does not overlap its object at all is ranked among the negatives.
+    """
+    criterion = rank_sort()
+    criterion.classification.zero_is_negative = True
+    criterion.localization = [L(GIoU)(), L(MaskDice)()]
+    return criterion
+
+
+def rank_sort_masks_only() -> DictConfig:
+    """Rank & Sort Loss for SOLOv2: the masks' Dice loss takes the place of the box loss."""
+    criterion = rank_sort()
+    criterion.localization = L(MaskDice)(eps=0.002)
+    return criterion
 
 
 def ap() -> DictConfig:
@@ -188,6 +209,22 @@ def cross_entropy_giou() -> DictConfig:
     return pointwise(L(CrossEntropy)(), L(GIoU)(), 10.0, L(CandidateCount)())
 
 
+def yolact_cross_entropy() -> DictConfig:
+    """Losses of YOLACT (Bolya et al., ICCV 2019), normalized by the number of positives.
+
+    Cross entropy has three hard negatives for each positive. The semantic segmentation loss belongs
+    to the model's mask branch.
+    """
+    masks = L(MaskCrossEntropy)(by_area=True, weighted=False, balanced=False, weight=6.125)
+    return L(Criterion)(
+        classification=L(CrossEntropy)(negatives_per_positive=3),
+        localization=[L(SmoothL1)(beta=1.0, weights=[10.0, 10.0, 5.0, 5.0]), masks],
+        instance_weight=L(UniformWeight)(),
+        balance=L(ConstantBalance)(weight=1.5),
+        normalizer=L(PositiveCount)(momentum=0.0),
+    )
+
+
 def focal() -> DictConfig:
     """Focal loss with alpha .25 and gamma 2 (Lin et al., ICCV 2017)."""
     return L(Focal)(alpha=0.25, gamma=2.0)
@@ -209,6 +246,15 @@ def focal_giou(**normalizer: Any) -> DictConfig:
         normalizer: arguments of ``PositiveCount``.
     """
     return pointwise(focal(), L(GIoU)(), 2.0, L(PositiveCount)(**normalizer))
+
+
+def focal_masks() -> DictConfig:
+    """SOLOv2: focal loss and 3 times the mean Dice loss (Wang et al., NeurIPS 2020).
+
+    As in the authors' code, the focal loss is divided by the number of positives plus one.
+    """
+    masks = L(MaskDice)(eps=0.002, weighted=False, balanced=False, weight=3.0)
+    return pointwise(focal(), masks, 1.0, L(PositiveCount)(momentum=0.0, extra=1))
 
 
 def retinanet_focal() -> DictConfig:

@@ -4,19 +4,10 @@
 of iterations is for 1,000 images, and the engine rescales it for other data.
 """
 
-from copy import deepcopy
-
-from detectron2.config import LazyCall as L
-
-from ranking_det.data.mapper import BoxMapper
-
 from .shapes import build_dataloader, length, optimizer, schedule, train
 
 dataloader = build_dataloader(size=320)
-dataloader_masks = deepcopy(dataloader)
-dataloader_masks.train.mapper = L(BoxMapper)(
-    augmentations=dataloader.train.mapper.augmentations, image_format="RGB", masks=True
-)
+dataloader_masks = build_dataloader(size=320, masks=True)
 optimizer.lr = 1e-3
 lr_multiplier = schedule(iterations=100)
 train.update(length(12))

@@ -12,6 +12,7 @@ from detectron2.solver.build import get_default_optimizer_params
 from fvcore.common.param_scheduler import CosineParamScheduler
 from omegaconf import DictConfig, OmegaConf
 
+from ranking_det.data.mapper import BoxMapper
 from ranking_det.data.shapes import CATEGORIES
 from ranking_det.data.stream import build_train_loader
 from ranking_det.evaluation import DetectionEvaluator
@@ -21,8 +22,13 @@ from .models.backbones import resnet_18_half
 from .train import train
 
 
-def build_dataloader(size: int) -> DictConfig:
-    """Build the data loaders for images of ``size`` pixels, and the evaluator."""
+def build_dataloader(size: int, *, masks: bool = False) -> DictConfig:
+    """Build the data loaders for images of ``size`` pixels, and the evaluator.
+
+    Args:
+        size: length of the longer side.
+        masks: whether the training loader gives the masks of the objects.
+    """
     dataloader = OmegaConf.create()
     dataloader.train = L(build_train_loader)(
         dataset=L(get_detection_dataset_dicts)(names="shapes_train"),
@@ -38,6 +44,11 @@ def build_dataloader(size: int) -> DictConfig:
         num_workers=0,
         seed="${train.seed}",
     )
+    if masks:
+        augmentations = dataloader.train.mapper.augmentations
+        dataloader.train.mapper = L(BoxMapper)(
+            augmentations=augmentations, image_format="RGB", masks=True
+        )
     dataloader.test = L(build_detection_test_loader)(
         dataset=L(get_detection_dataset_dicts)(names="shapes_val", filter_empty=False),
         mapper=L(DatasetMapper)(

@@ -10,17 +10,12 @@ from copy import deepcopy
 from detectron2.config import LazyCall as L
 from fvcore.common.param_scheduler import MultiStepParamScheduler
 
-from ranking_det.data.mapper import BoxMapper
-
 from .models.backbones import resnet_18_half
 from .models.rcnn_r18 import cascade, faster, faster_ce, faster_plus, mask, mask_ce
 from .shapes import NUM_CLASSES, build_dataloader, length, optimizer, schedule, train
 
 dataloader = build_dataloader(size=128)
-dataloader_masks = deepcopy(dataloader)
-dataloader_masks.train.mapper = L(BoxMapper)(
-    augmentations=dataloader.train.mapper.augmentations, image_format="RGB", masks=True
-)
+dataloader_masks = build_dataloader(size=128, masks=True)
 
 train.checkpointer.period = 165
 train.update(length(2.6))

@@ -14,6 +14,8 @@ train = dict(
     iterations_per_epoch=0,
     max_iter=90000,
     seed=0,
+    # Largest L2 norm of the gradient of all parameters; a longer one is scaled down. 0: no limit.
+    clip_grad_norm=0.0,
     device="cuda" if torch.cuda.is_available() else "cpu",
     amp=dict(enabled=False, dtype="auto"),
     ddp=dict(find_unused_parameters=False, fp16_compression=False),

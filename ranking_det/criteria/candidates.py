@@ -72,11 +72,14 @@ class MaskTargets:
         masks: (Q, h, w) ground-truth masks in [0, 1].
         index: (Q,) int64, the positive 0..P-1 that each mask belongs to. A positive may have no
             mask or several.
+        areas: (Q,) area of each object's box in pixels of the mask, > 0; None if no loss divides by
+            it.
     """
 
     logits: Tensor
     masks: Tensor
     index: Tensor
+    areas: Tensor | None = None
 
     @torch.no_grad()
     def overlap(self) -> Tensor:
@@ -85,6 +88,22 @@ class MaskTargets:
         See :func:`ranking_det.losses.dice_errors`.
         """
         return (1 - dice_errors(self.logits, self.masks)).clamp(0, 1)
+
+
+def mean_of_positives(values: Tensor, index: Tensor, num_positives: int) -> Tensor:
+    """Average the values of the masks of each positive.
+
+    Args:
+        values: (Q,) float, one value per mask.
+        index: (Q,) int64, the positive that each mask belongs to.
+        num_positives: P.
+
+    Returns:
+        (P,), 0 for a positive without a mask.
+    """
+    sums = values.new_zeros(2, num_positives)
+    total, count = sums.index_add_(1, index, torch.stack([values, torch.ones_like(values)]))
+    return total / count.clamp(min=1)
 
 
 @dataclass(frozen=True)
@@ -146,6 +165,8 @@ class Candidates:
             index, logits = self.masks.index, self.masks.logits
             check_masks(logits, self.masks.masks)
             check_entries("candidates.masks.index", index, logits, "mask", integer=True)
+            if self.masks.areas is not None:
+                check_entries("candidates.masks.areas", self.masks.areas, logits, "mask")
         if should_check_values(self.labels):
             self._check_values()
 
@@ -198,11 +219,8 @@ class Candidates:
         """
         if self.boxes is not None:
             return self.boxes.overlap()
-        coefficients, index = self.mask_targets.overlap(), self.mask_targets.index
-        sums = coefficients.new_zeros(2, len(self.positives))
-        terms = torch.stack([coefficients, torch.ones_like(coefficients)])
-        total, count = sums.index_add_(1, index, terms)
-        return total / count.clamp(min=1)
+        targets = self.mask_targets
+        return mean_of_positives(targets.overlap(), targets.index, len(self.positives))
 
     @cached_property
     def quality(self) -> Tensor:

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from ranking_det.boxes import box_iou
 from ranking_det.checks import check_at_least, check_that
-from ranking_det.criteria.candidates import BoxTargets, Candidates
+from ranking_det.criteria.candidates import BoxTargets, Candidates, MaskTargets, mean_of_positives
 from ranking_det.criteria.localization import Localization
 from ranking_det.labels import IGNORE
 from ranking_det.losses.alrp import alrp_loss
 from ranking_det.losses.ap import ap_loss
 from ranking_det.losses.ape import ape_loss
+from ranking_det.losses.mask_errors import dice_errors
 from ranking_det.losses.pointwise import cross_entropy, focal, quality_focal, varifocal
 from ranking_det.losses.rank_sort import rank_sort_loss
 from ranking_det.losses.rankdetnet import class_specific_ranking_loss, iou_guided_ranking_loss
@@ -106,8 +107,9 @@ class Classification(nn.Module):
 
 def _no_candidates() -> Candidates:
     rows, boxes = torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4)
-    targets = BoxTargets(boxes, boxes, boxes, boxes)
-    return Candidates(torch.zeros(0, 1), rows, rows, rows, rows, num_images=0, boxes=targets)
+    targets, pixels = BoxTargets(boxes, boxes, boxes, boxes), torch.zeros(0, 1, 1)
+    masks = MaskTargets(pixels, pixels, rows)
+    return Candidates(torch.zeros(0, 1), rows, rows, rows, rows, 0, boxes=targets, masks=masks)
 
 
 class RankSort(Classification):
@@ -115,6 +117,8 @@ class RankSort(Classification):
 
     Args:
         delta: half-width of the smoothed step, in logits, >= 0.
+        zero_is_negative: whether a positive with a continuous label of exactly 0 is ranked among
+            the negatives, as in the papers' code. Its boxes and masks are trained in any case.
 
     Raises:
         ValueError: ``delta`` is out of range.
@@ -123,7 +127,7 @@ class RankSort(Classification):
     uses_continuous_labels = True
     across_workers = True
 
-    def __init__(self, delta: float = 0.5) -> None:
+    def __init__(self, delta: float = 0.5, zero_is_negative: bool = False) -> None:
         super().__init__(locals())
 
     def forward(self, candidates: Candidates) -> dict[str, Tensor]:
@@ -135,8 +139,13 @@ class RankSort(Classification):
         Returns:
             ``loss_rank`` and ``loss_sort``, scalars with gradient.
         """
-        entries, group = candidates.entries(), candidates.group
-        losses = rank_sort_loss(*entries, candidates.quality, group=group, **self.options)
+        (logits, positives), quality = candidates.entries(), candidates.quality
+        if self.zero_is_negative:
+            is_positive = quality > 0
+            positives, quality = positives[is_positive], quality[is_positive]
+        losses = rank_sort_loss(
+            logits, positives, quality, delta=self.delta, group=candidates.group
+        )
         return {"loss_rank": losses.ranking, "loss_sort": losses.sorting}
 
 
@@ -192,7 +201,7 @@ class ALRP(Classification):
     """aLRP Loss (Oksuz et al., NeurIPS 2020); see :func:`ranking_det.losses.alrp_loss`.
 
     Args:
-        localization: a task on boxes with errors in [0, 2].
+        localization: a task on boxes with errors in [0, 2], or one on masks with errors in [0, 1].
         delta: half-width of the smoothed step, in logits, >= 0.
         tau: IoU above which a box counts as a true positive, in [0, 1). The localization error is
             the error of the task, divided by 2 (1 - tau).
@@ -216,7 +225,7 @@ class ALRP(Classification):
         Returns:
             ``loss_cls`` and ``loss_box``, scalars with gradient.
         """
-        errors = self.localization(candidates) / (2 * (1 - self.tau))
+        errors = self.localization.of_positives(candidates) / (2 * (1 - self.tau))
         # A NaN error becomes an infinite loss, which stops training with a message that names the
         # images. alrp_loss rejects NaN without naming them.
         errors = errors.nan_to_num(nan=torch.inf, posinf=torch.inf)
@@ -274,7 +283,8 @@ class RankDet(Classification):
     :func:`ranking_det.losses.iou_guided_ranking_loss`. The paper does not say how to combine the
     losses of several images. Use ``rank_scope="image"`` in the criterion for the mean over images
     with a positive. All images and classes are ranked in one call, which synchronizes host and GPU
-    three times, regardless of their number.
+    three times, regardless of their number. For detectors without boxes, the Dice coefficients of
+    the masks take the place of the IoU.
 
     Args:
         global_weight: factor of the global loss, >= 0; 0 disables it.
@@ -396,8 +406,13 @@ class RankDet(Classification):
         groups = images * num_classes + candidates.labels[rows]
         if not self.merge_levels:
             groups = groups + candidates.num_images * num_classes * candidates.level[rows]
-        boxes = candidates.box_targets
-        ious = box_iou(boxes.boxes, boxes.gt_boxes).to(scores.dtype)
+        if candidates.boxes is not None:
+            ious = box_iou(candidates.boxes.boxes, candidates.boxes.gt_boxes)
+        else:
+            masks = candidates.mask_targets
+            coefficients = 1 - dice_errors(masks.logits, masks.masks)
+            ious = mean_of_positives(coefficients, masks.index, len(rows))
+        ious = ious.to(scores.dtype)
         return iou_guided_ranking_loss(
             scores, ious, groups, alpha=self.alpha, iou_gradient=self.iou_gradient
         )
@@ -406,11 +421,22 @@ class RankDet(Classification):
 class CrossEntropy(Classification):
     """Softmax cross entropy with a background class; see :func:`ranking_det.losses.cross_entropy`.
 
-    The classification loss of Faster R-CNN (Ren et al., NeurIPS 2015).
+    The classification loss of Faster R-CNN (Ren et al., NeurIPS 2015). With hard negative mining it
+    is the loss of SSD (Liu et al., ECCV 2016) and YOLACT (Bolya et al., ICCV 2019).
+
+    Args:
+        negatives_per_positive: background rows of an image that count for each of its positives,
+            those with the highest loss, >= 1; None for all rows.
+
+    Raises:
+        ValueError: ``negatives_per_positive`` is out of range.
     """
 
     is_sum = True
     softmax = True
+
+    def __init__(self, negatives_per_positive: int | None = None) -> None:
+        super().__init__(locals())
 
     def forward(self, candidates: Candidates) -> dict[str, Tensor]:
         """Compute the cross entropy.
@@ -419,9 +445,10 @@ class CrossEntropy(Classification):
             candidates: the candidates of one step.
 
         Returns:
-            ``loss_cls``, the sum over all rows that are not ignored, with gradient.
+            ``loss_cls``, the sum over the rows that count, with gradient.
         """
-        return {"loss_cls": cross_entropy(candidates.logits, candidates.labels)}
+        rows = candidates.logits, candidates.labels
+        return {"loss_cls": cross_entropy(*rows, image=candidates.image, **self.options)}
 
 
 class _Pointwise(Classification):

@@ -287,8 +287,9 @@ class ALRPCriterion(Criterion):
             assignment, 0.5 (0.7 in an RPN). The localization error is the error of the task,
             divided by 2 (1 - tau).
         localization: a task on boxes with errors in [0, 2], or a list that starts with such a task
-            and continues with tasks on masks, which are weighted by the score. None for
-            :class:`ranking_det.criteria.GIoU`.
+            and continues with tasks on masks, which are weighted by the score. For detectors
+            without boxes :class:`ranking_det.criteria.MaskDice`, whose errors are at most 1. None
+            for :class:`ranking_det.criteria.GIoU`.
         rank_scope: the entries that are ranked together; see :class:`Criterion`.
 
     Raises:

@@ -9,6 +9,8 @@ Shapes: P positives, Q predicted masks of some of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +20,7 @@ from torch.nn import functional
 from ranking_det.boxes import box_giou, box_iou
 from ranking_det.checks import check_at_least, check_that
 from ranking_det.criteria.balance import ConstantBalance, ValueBalance
-from ranking_det.criteria.candidates import Candidates
+from ranking_det.criteria.candidates import Candidates, mean_of_positives
 from ranking_det.losses.kernels.collectives import mean_over_workers
 from ranking_det.losses.mask_errors import dice_errors, mask_cross_entropies
 
@@ -55,6 +57,17 @@ class Localization(nn.Module):
             NotImplementedError: a subclass must define it.
         """
         raise NotImplementedError
+
+    def of_positives(self, candidates: Candidates) -> Tensor:
+        """Compute the error of each positive.
+
+        Args:
+            candidates: the candidates of one step.
+
+        Returns:
+            (P,) errors, with gradient.
+        """
+        return self(candidates)
 
     @property
     def coder_weights(self) -> tuple[float, ...] | None:
@@ -192,6 +205,18 @@ class MaskLocalization(Localization):
         """
         return self.error(candidates.mask_targets.logits, candidates.mask_targets.masks)
 
+    def of_positives(self, candidates: Candidates) -> Tensor:
+        """Compute the mean error of the masks of each positive.
+
+        Args:
+            candidates: the candidates of one step.
+
+        Returns:
+            (P,), with gradient; 1, the largest Dice error, for a positive without a mask.
+        """
+        index, count = candidates.mask_targets.index, len(candidates.positives)
+        return 1 - mean_of_positives(1 - self(candidates), index, count)
+
     def outputs(self, candidates: Candidates) -> Tensor:
         """Return the mask logits.
 
@@ -220,20 +245,66 @@ class MaskLocalization(Localization):
 class MaskDice(MaskLocalization):
     """Dice loss of masks, as in Rank & Sort Mask R-CNN (Oksuz et al., ICCV 2021, section 5).
 
-    See :func:`ranking_det.losses.dice_errors` and, for the arguments, :class:`MaskLocalization`.
+    See :func:`ranking_det.losses.dice_errors` and, for the other arguments,
+    :class:`MaskLocalization`.
+
+    Args:
+        eps: added to the denominator, in pixels, > 0; .002 in SOLO.
+        arguments: ``weighted``, ``balanced`` and ``weight`` of :class:`MaskLocalization`.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
-    error = staticmethod(dice_errors)
+    def __init__(self, *, eps: float = 1e-5, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        check_at_least("eps", eps, 0.0, strictly=True)
+        self.error = partial(dice_errors, eps=eps)
 
 
 class MaskCrossEntropy(MaskLocalization):
     """Binary cross entropy of masks; see :func:`ranking_det.losses.mask_cross_entropies`.
 
     The original loss of Mask R-CNN (He et al., ICCV 2017) is ``MaskCrossEntropy(weighted=False,
-    balanced=False)``. For the arguments see :class:`MaskLocalization`.
+    balanced=False)``. The loss of YOLACT (Bolya et al., ICCV 2019) also has ``by_area=True`` and
+    ``weight=6.125``. For the other arguments see :class:`MaskLocalization`.
+
+    Args:
+        by_area: whether the error of a mask is the sum over its pixels, divided by the area of the
+            object's box, instead of the mean over all pixels.
+        weighted: see :class:`MaskLocalization`.
+        balanced: see :class:`MaskLocalization`.
+        weight: see :class:`MaskLocalization`.
     """
 
-    error = staticmethod(mask_cross_entropies)
+    def __init__(
+        self,
+        *,
+        by_area: bool = False,
+        weighted: bool = True,
+        balanced: bool = True,
+        weight: float = 1.0,
+    ) -> None:
+        super().__init__(weighted=weighted, balanced=balanced, weight=weight)
+        self.by_area = by_area
+
+    def forward(self, candidates: Candidates) -> Tensor:
+        """Compute the error of each mask.
+
+        Args:
+            candidates: the candidates of one step.
+
+        Returns:
+            (Q,), with gradient.
+
+        Raises:
+            ValueError: the masks have no areas to divide by.
+        """
+        targets = candidates.mask_targets
+        if self.by_area and targets.areas is None:
+            raise ValueError("candidates.masks.areas: expected the areas of the objects, got None")
+        areas = targets.areas if self.by_area else None
+        return mask_cross_entropies(targets.logits, targets.masks, areas)
 
 
 class BranchLoss(nn.Module):

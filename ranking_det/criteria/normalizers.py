@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ranking_det.checks import check_choice, check_that
+from ranking_det.checks import check_choice, check_integer, check_that
 from ranking_det.criteria.candidates import Candidates
 from ranking_det.labels import IGNORE
 from ranking_det.losses.kernels.collectives import mean_over_workers, workers_of
@@ -46,6 +46,7 @@ class PositiveCount(Normalizer):
         scope: "gpu" counts the positives of this process; "global" takes the mean count over all
             processes, as the code of FCOS, ATSS and PAA does, so an object has the same weight in
             every process.
+        extra: added to the count, >= 0; 1 in SOLO's code.
 
     Raises:
         ValueError: an argument is out of range.
@@ -53,12 +54,14 @@ class PositiveCount(Normalizer):
 
     average: Tensor
 
-    def __init__(self, momentum: float = 0.9, scope: str = "gpu") -> None:
+    def __init__(self, momentum: float = 0.9, scope: str = "gpu", extra: int = 0) -> None:
         super().__init__()
+        check_integer("extra", extra, 0)
         check_that(0 <= momentum < 1, "momentum", "a number in [0, 1)", momentum)
         check_choice("scope", scope, ("gpu", "global"))
         self.momentum = momentum
         self.scope = scope
+        self.extra = extra
         self.register_buffer("average", torch.tensor(100.0))
 
     def forward(self, candidates: Candidates) -> Tensor:
@@ -73,7 +76,8 @@ class PositiveCount(Normalizer):
         if not self.training and self.momentum:
             return self.average.clone()
         count = mean_over_workers(
-            torch.full_like(self.average, len(candidates.positives)), workers_of(self.scope)
+            torch.full_like(self.average, len(candidates.positives) + self.extra),
+            workers_of(self.scope),
         )
         average = self.momentum * self.average + (1 - self.momentum) * count.clamp(min=1)
         if self.training:

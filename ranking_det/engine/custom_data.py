@@ -292,7 +292,7 @@ def log_custom_data(data: CustomData, *, masks: bool) -> None:
             _log_summary(split, summary)
     if masks and data.train is not None and data.train.num_masks < data.train.num_objects:
         logger.warning(
-            "train: no mask for %d of %d objects: only the boxes are learned",
+            "train: no mask for %d of %d objects: they are learned without masks",
             data.train.num_objects - data.train.num_masks,
             data.train.num_objects,
         )

@@ -35,6 +35,7 @@ NUMBERS: dict[str, Callable[[str, Any], None]] = {
     "train.reference_batch": partial(check_integer, low=0),
     "train.iterations_per_epoch": partial(check_integer, low=0),
     "train.max_iter": partial(check_integer, low=1),
+    "train.clip_grad_norm": partial(check_at_least, low=0.0),
     "train.eval_period": partial(check_integer, low=0),
     "train.log_period": partial(check_integer, low=1),
     "train.timeout": partial(check_at_least, low=1.0),

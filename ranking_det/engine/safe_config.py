@@ -43,7 +43,7 @@ _DATA_AND_SOLVER_NAMES = {
     "ranking_det.data": "mapper.BoxMapper repeat.repeat_rare stream.build_train_loader",
     "ranking_det.data.augmentation": "Expand MinIoURandomCrop PhotometricDistortion",
     "ranking_det.layers": "deform_convolutions",
-    "ranking_det.solver": "warm_up",
+    "ranking_det.solver": "PerEpoch warm_up",
     "ranking_det.evaluation": "DetectionEvaluator",
     "torch.optim": "AdamW SGD",
 }

@@ -75,6 +75,7 @@ def train_model(
     config, weights, resume_at = plan.config, plan.weights.path, plan.resume_at
     settings, max_iter = config.train, config.train.max_iter
     optimizer = config.optimizer(plan.model)
+    clip_gradients(optimizer, settings.get("clip_grad_norm") or 0.0)
     # Processes evaluate different numbers of images; broadcasting buffers would then hang.
     options = {**(settings.get("ddp") or {}), "broadcast_buffers": False}
     model = distribute(plan.model, settings.device, **options)
@@ -136,6 +137,26 @@ def build_trainer(
         half = torch.autocast(torch.device(device).type, dtype=getattr(torch, dtype))
         return SimpleTrainer(Autocast(model, half), loader, optimizer)
     return SimpleTrainer(model, loader, optimizer)
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float) -> None:
+    """Scale gradients down before each step of an optimizer if they are too long.
+
+    With mixed precision, the gradients are those without the loss scale. After a step without
+    finite gradients, in which the loss scale decreases, the optimizer does not step.
+
+    Args:
+        optimizer: the optimizer.
+        max_norm: the largest L2 norm of the gradient of all parameters together; 0 for no limit.
+    """
+
+    def clip(*_: object) -> None:
+        groups = optimizer.param_groups
+        parameters = [parameter for group in groups for parameter in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, max_norm)
+
+    if max_norm:
+        optimizer.register_step_pre_hook(clip)
 
 
 class Autocast(nn.Module):

@@ -53,6 +53,7 @@ VALUES = {
     "train.epochs": "SOLVER.EPOCHS",
     "train.reference_batch": "SOLVER.REFERENCE_BATCH",
     "train.max_iter": "SOLVER.MAX_ITER",
+    "train.clip_grad_norm": "SOLVER.CLIP_GRAD_NORM",
     "train.eval_period": "TEST.EVAL_PERIOD",
     "train.checkpointer.period": "SOLVER.CHECKPOINT_PERIOD",
     "train.amp.enabled": "SOLVER.AMP.ENABLED",

@@ -1,4 +1,4 @@
-"""Non-maximum suppression (NMS) of duplicate detections, Soft-NMS and score voting, by class.
+"""Non-maximum suppression (NMS), Fast NMS, Soft-NMS and score voting, each by class.
 
 A suppression is called as ``suppression(boxes, scores, classes, limit)`` with the n detections of
 one image: (n, 4) XYXY, (n,) and (n,) int64. It returns at most ``limit`` :class:`Survivors`.
@@ -71,6 +71,73 @@ class HardNMS(nn.Module):
         wide = torch.float64 if self.exact and boxes.device.type != "mps" else torch.float32
         rows = batched_nms(boxes.to(wide), scores.to(wide), classes, self.iou_thresh)[:limit]
         return Survivors(rows, scores[rows], boxes[rows])
+
+
+class FastNMS(nn.Module):
+    """Fast NMS: drop detections that overlap any higher-scored detection of the same class.
+
+    Unlike in greedy NMS, a detection that is dropped still suppresses others. The IoUs of all pairs
+    of a class are computed at once, without a loop over detections (Bolya et al., YOLACT, ICCV
+    2019, section 4.1). Only the ``topk`` highest-scored detections of each class enter.
+
+    Args:
+        iou_thresh: the IoU above which a detection is dropped, in [0, 1].
+        topk: detections of a class that enter, >= 1.
+
+    Raises:
+        ValueError: an argument is out of range.
+
+    >>> boxes = torch.tensor([[0., 0., 4., 2.], [1., 0., 5., 2.], [2., 0., 6., 2.]])
+    >>> detections = boxes, torch.tensor([.9, .8, .7]), torch.tensor([0, 0, 0])
+    >>> FastNMS()(*detections, limit=3).rows, HardNMS()(*detections, limit=3).rows
+    (tensor([0]), tensor([0, 2]))
+    """
+
+    def __init__(self, iou_thresh: float = 0.5, *, topk: int = 200) -> None:
+        super().__init__()
+        check_at_least("iou_thresh", iou_thresh, 0.0)
+        check_integer("topk", topk, 1)
+        self.iou_thresh, self.topk = iou_thresh, topk
+
+    def forward(self, boxes: Tensor, scores: Tensor, classes: Tensor, limit: int) -> Survivors:
+        """Suppress duplicate detections of one image.
+
+        Args:
+            boxes: (n, 4) float, XYXY boxes in pixels.
+            scores: (n,) float.
+            classes: (n,) int64.
+            limit: the maximum number of survivors, >= 1.
+
+        Returns:
+            The survivors, by descending score.
+
+        Raises:
+            ValueError: a shape, dtype or device is not as described, or ``limit`` is below 1.
+        """
+        check_detections(boxes, scores, classes)
+        check_integer("limit", limit, 1)
+        order = scores.argsort(descending=True, stable=True)
+        if not len(order):
+            return Survivors(order, scores, boxes)
+        group, counts = classes[order].unique(return_inverse=True, return_counts=True)[1:]
+        # The place of each detection in its class: 0 for the highest score.
+        by_class = group.argsort(stable=True)
+        first = (counts.cumsum(0) - counts)[group[by_class]]
+        place = torch.empty_like(group)
+        place[by_class] = torch.arange(len(order), device=order.device) - first
+        enters = place < self.topk
+        order, group, place = order[enters], group[enters], place[enters]
+        # One row for each class. The boxes that fill up a row are empty, so they suppress nothing.
+        width = min(self.topk, int(counts.max()))
+        table = boxes.new_zeros(len(counts), width, 4)
+        table[group, place] = boxes[order]
+        highest = []
+        for rows in blocks(len(table), 4 * width * width, BLOCK_ENTRIES):
+            iou = box_iou(table[rows, :, None], table[rows, None]).nan_to_num(nan=0.0)
+            highest.append(iou.triu(diagonal=1).amax(dim=1))
+        is_best = torch.cat(highest)[group, place] <= self.iou_thresh
+        survivors = order[is_best][:limit]
+        return Survivors(survivors, scores[survivors], boxes[survivors])
 
 
 class SoftNMS(nn.Module):

@@ -6,11 +6,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ranking_det.checks import check_at_least, check_labels, check_per_positive, check_that
+from ranking_det.checks import (
+    check_at_least,
+    check_entries,
+    check_integer,
+    check_labels,
+    check_per_positive,
+    check_that,
+)
 from ranking_det.labels import BACKGROUND, IGNORE
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    negatives_per_positive: int | None = None,
+    image: Tensor | None = None,
+) -> Tensor:
     """Sum the softmax cross entropy of each row over K classes and the background.
 
     The classification loss of Fast and Faster R-CNN (Ren et al., NeurIPS 2015), with the logit of
@@ -18,12 +31,19 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     logits only, so the background's can be subtracted from K + 1 logits. With one class this is the
     binary cross entropy.
 
+    With hard negative mining, only the background rows with the highest loss count, a number of
+    them for each positive of the image (Liu et al., SSD, ECCV 2016, section 2.2). In an image
+    without positives, all of them count.
+
     Args:
         logits: (R, K) float, raw.
         labels: (R,) int64, a class 0..K-1, or BACKGROUND, or IGNORE for rows that do not count.
+        negatives_per_positive: background rows that count for each positive, >= 1; None for all.
+        image: (R,) int64, the image of each row; None if all are of one image.
 
     Returns:
-        A scalar >= 0, at least float32, with gradient. Divide it by the number of rows.
+        A scalar >= 0, at least float32, with gradient. Divide it by the number of rows, or with
+        hard negative mining by the number of positives.
 
     Raises:
         ValueError: a shape, dtype, device or label is not as described.
@@ -38,7 +58,32 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     # Drop ignored rows instead of weighting them by 0: their logits may be infinite.
     valid = labels != IGNORE
     with_background = functional.pad(wide[valid], (0, 1))
-    return functional.cross_entropy(with_background, targets[valid], reduction="sum")
+    if negatives_per_positive is None:
+        return functional.cross_entropy(with_background, targets[valid], reduction="sum")
+    check_integer("negatives_per_positive", negatives_per_positive, 1)
+    image = torch.zeros_like(labels) if image is None else image
+    check_entries("image", image, labels, "row", integer=True)
+    losses = functional.cross_entropy(with_background, targets[valid], reduction="none")
+    is_negative = labels[valid] == BACKGROUND
+    is_used = _mine(losses.detach(), is_negative, image[valid], negatives_per_positive)
+    return losses[is_used].sum()
+
+
+def _mine(losses: Tensor, is_negative: Tensor, image: Tensor, ratio: int) -> Tensor:
+    """Find the rows (R,) that count: the positives, and the hardest negatives of each image."""
+    order = losses.argsort(descending=True, stable=True)
+    order = order[image[order].argsort(stable=True)]
+    image, is_negative = image[order], is_negative[order]
+    num_images = int(image[-1]) + 1 if len(image) else 0
+    counts = torch.zeros(2, num_images, dtype=torch.int64, device=image.device)
+    counts.index_add_(1, image, torch.stack([is_negative, ~is_negative]).long())
+    negatives, positives = counts
+    limit = torch.where(positives > 0, ratio * positives, negatives)
+    # The place of a negative among those of its image, 1 for the hardest.
+    place = is_negative.cumsum(0) - (negatives.cumsum(0) - negatives)[image]
+    is_used = torch.empty_like(is_negative)
+    is_used[order] = ~is_negative | (place <= limit[image])
+    return is_used
 
 
 def focal(

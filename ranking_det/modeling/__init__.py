@@ -4,6 +4,10 @@ Detectron2's config defaults do not change.
 """
 
 from ranking_det.modeling.backbones.backbone_parts import ExtraLevels, FrozenStatisticsBatchNorm2d
+from ranking_det.modeling.backbones.bilinear_fpn import (
+    BilinearFPN,
+    build_resnet_bilinear_fpn_backbone,
+)
 from ranking_det.modeling.backbones.carafe_fpn import CARAFEFPN, build_resnet_carafe_fpn_backbone
 from ranking_det.modeling.backbones.res2net import DeepStem, Res2NetBlock
 from ranking_det.modeling.backbones.timm_backbone import TimmBackbone
@@ -13,6 +17,12 @@ from ranking_det.modeling.dense.head import DenseHead
 from ranking_det.modeling.dense.inference import DenseInference
 from ranking_det.modeling.dense.retinanet import RankingRetinaNet
 from ranking_det.modeling.interface import DetectorInterface, Positives, interface_of
+from ranking_det.modeling.masks.prototype_masks import PrototypeMasks
+from ranking_det.modeling.masks.solov2 import RankingSOLOv2
+from ranking_det.modeling.masks.solov2_head import SOLOv2Head
+from ranking_det.modeling.masks.solov2_inference import SOLOv2Inference
+from ranking_det.modeling.masks.yolact import RankingYOLACT
+from ranking_det.modeling.masks.yolact_head import YOLACTHead
 from ranking_det.modeling.postprocessing import RawDetections
 from ranking_det.modeling.rcnn.adapter import RCNNAdapter
 from ranking_det.modeling.rcnn.box_predictor import RankingBoxPredictor

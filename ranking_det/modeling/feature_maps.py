@@ -25,6 +25,8 @@ class MapPredictions(NamedTuple):
     """One tensor (N, A 4, H_l, W_l) per level, raw box outputs."""
     branch: list[Tensor] | None = None
     """One tensor (N, A, H_l, W_l) per level, the logits of an IoU or centerness branch, if any."""
+    coefficients: list[Tensor] | None = None
+    """One tensor (N, A C, H_l, W_l) per level, the mask coefficients, for detectors with masks."""
 
 
 class MapHead(nn.Module):

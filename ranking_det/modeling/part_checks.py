@@ -23,6 +23,9 @@ from ranking_det.criteria import CriterionBase, MaskLocalization
 from ranking_det.modeling.feature_maps import MapHead
 
 NO_BRANCH = "criterion.branch: expected None because R-CNN heads have no branch, got a loss"
+NO_MASK_LOSS = (
+    "criterion.localization: expected a mask loss, such as MaskDice, for the mask head, got none"
+)
 
 
 def check_dense_parts(
@@ -33,6 +36,7 @@ def check_dense_parts(
     coder: Any,
     strides: Sequence[int],
     num_classes: int,
+    softmax: bool = False,
 ) -> None:
     """Check that the parts of a dense detector are compatible.
 
@@ -44,6 +48,7 @@ def check_dense_parts(
         coder: Detectron2 box coder.
         strides: the stride of each level, in pixels per cell.
         num_classes: K.
+        softmax: whether inference computes a softmax over the classes, and not sigmoids.
 
     Raises:
         ValueError: two parts do not fit.
@@ -51,18 +56,15 @@ def check_dense_parts(
     _check_strides(anchor_generator, strides)
     _check_grid(assigner, anchor_generator, strides)
     _check_coder(criterion, coder)
-    if num_classes > 1 and criterion.softmax:
-        raise ValueError(
-            "criterion.classification: expected a loss on the sigmoid of each class, such as "
-            "Focal, got cross entropy, which is for a softmax"
-        )
+    if num_classes > 1:  # with one class, both scores are the same
+        _check_softmax("inference", criterion, softmax)
     if not isinstance(head, MapHead):
         return
     levels, scales = len(strides), None if head.scales is None else len(head.scales)
     if scales not in (None, levels):
         raise ValueError(f"head.num_scales: expected {levels}, one per level, or 0, got {scales}")
     _check_num_anchors(head.num_anchors, anchor_generator)
-    _check_num_classes("head", head.num_classes, num_classes)
+    check_num_classes("head", head.num_classes, num_classes)
     if head.branch is None and criterion.branch is not None:
         raise ValueError(
             "head.branch: expected True because the criterion trains a branch, got False"
@@ -71,6 +73,50 @@ def check_dense_parts(
         raise ValueError(
             "head.branch: expected False because the criterion has no loss for a branch, got True"
         )
+
+
+def check_grid_parts(
+    assigner: nn.Module, criterion: CriterionBase, grids: Sequence[int], strides: Sequence[int]
+) -> None:
+    """Check that the parts of a detector of masks on grids are compatible.
+
+    Args:
+        assigner: the assigner of the cells.
+        criterion: the criterion of the detector.
+        grids: the cells of each level along a side.
+        strides: the stride of each feature, in pixels.
+
+    Raises:
+        ValueError: two parts do not fit.
+    """
+    if len(strides) != len(grids) or strides[0] != 4:
+        raise ValueError(
+            f"in_features: expected {len(grids)} features, one for each grid, with strides from 4, "
+            f"got strides {list(strides)}"
+        )
+    _check_call(assigner)
+    name = type(assigner).__name__
+    if isinstance(assigner, Assigner):
+        if assigner.needs_predictions or assigner.one_per_location:
+            raise ValueError(f"assigner: expected one for cells, such as CenterRegion, got {name}")
+        if assigner.num_levels not in (None, len(grids)):
+            raise ValueError(
+                f"assigner: expected one for {len(grids)} levels, got {name} for "
+                f"{assigner.num_levels}"
+            )
+    if criterion.branch is not None:
+        raise ValueError("criterion.branch: expected None because the head has no branch, got one")
+    if criterion.softmax:
+        raise ValueError(
+            "criterion.classification: expected a loss on the sigmoid of each class, such as "
+            "Focal, got cross entropy, which is for a softmax"
+        )
+    for task in criterion.tasks:
+        if not isinstance(task, MaskLocalization):
+            raise ValueError(
+                "criterion.localization: expected losses on masks only, such as MaskDice, because "
+                f"the detector has no boxes, got {type(task).__name__}"
+            )
 
 
 def check_rpn_parts(
@@ -130,12 +176,7 @@ def check_stage_parts(
     Raises:
         ValueError: two parts do not fit.
     """
-    if criterion.softmax != predictor.softmax:
-        kind = "a softmax over the classes" if criterion.softmax else "a sigmoid of each class"
-        raise ValueError(
-            f"box_predictor.softmax: expected {criterion.softmax} because the criterion is for "
-            f"{kind}, got {predictor.softmax}"
-        )
+    _check_softmax("box_predictor", criterion, predictor.softmax)
     if criterion.branch is not None:
         raise ValueError(NO_BRANCH)
     _check_coder(criterion, predictor.box2box_transform)
@@ -146,7 +187,7 @@ def check_stage_parts(
             f"assigner: expected one for proposals, such as MaxIoU, got {name}, which is for "
             "anchors on a grid"
         )
-    _check_num_classes("box_predictor", predictor.num_classes, num_classes)
+    check_num_classes("box_predictor", predictor.num_classes, num_classes)
     for part in criterion.criteria if continuous_label != "iou" else ():
         if not part.classification.uses_continuous_labels:
             name = type(part.classification).__name__
@@ -172,11 +213,38 @@ def _check_masks(criterion: CriterionBase, mask_head: nn.Module | None, num_clas
         )
     # A head with a single output predicts one mask for all classes.
     if isinstance(mask_head, MaskRCNNConvUpsampleHead) and mask_head.predictor.out_channels > 1:
-        _check_num_classes("mask_head", mask_head.predictor.out_channels, num_classes)
+        check_num_classes("mask_head", mask_head.predictor.out_channels, num_classes)
     if not learns_masks:
+        raise ValueError(NO_MASK_LOSS)
+
+
+def check_mask_parts(criterion: CriterionBase, head_count: int, branch_count: int) -> None:
+    """Check that the parts of a dense detector that predict masks are compatible.
+
+    Args:
+        criterion: the criterion of the detector.
+        head_count: the number of mask coefficients that the head predicts for an anchor.
+        branch_count: the number of prototypes that the mask branch predicts.
+
+    Raises:
+        ValueError: two parts do not fit.
+    """
+    if head_count != branch_count:
         raise ValueError(
-            "criterion.localization: expected a mask loss, such as MaskDice, for the mask head, "
-            "got none"
+            f"head.num_coefficients: expected {branch_count}, the prototypes of the mask branch, "
+            f"got {head_count}"
+        )
+    if not any(isinstance(task, MaskLocalization) for task in criterion.tasks):
+        raise ValueError(NO_MASK_LOSS)
+
+
+def _check_softmax(part: str, criterion: CriterionBase, softmax: bool) -> None:
+    """Check that the scores at inference are those that the criterion trains."""
+    if criterion.softmax != softmax:
+        kind = "a softmax over the classes" if criterion.softmax else "a sigmoid of each class"
+        raise ValueError(
+            f"{part}.softmax: expected {criterion.softmax} because the criterion is for {kind}, "
+            f"got {softmax}"
         )
 
 
@@ -207,11 +275,17 @@ def _check_call(assigner: nn.Module) -> None:
 
 
 def _check_strides(anchor_generator: Any, strides: Sequence[int]) -> None:
-    """Check that the anchors lie on the cells of the features."""
+    """Check that the anchors lie on the cells of the features.
+
+    A map of an image whose side is not a multiple of the stride has one more cell. Anchors that are
+    spread evenly over the image have smaller strides then, such as 550 / 69 instead of 8.
+    """
     if not isinstance(anchor_generator, DefaultAnchorGenerator):
         return
     generator_strides = list(anchor_generator.strides)
-    if generator_strides != list(strides):
+    pairs = zip(generator_strides, strides, strict=False)
+    are_near = all(stride / 2 < spread <= stride for spread, stride in pairs)
+    if len(generator_strides) != len(strides) or not are_near:
         raise ValueError(
             f"anchor_generator.strides: expected {list(strides)}, those of the features, got "
             f"{generator_strides}"
@@ -250,6 +324,16 @@ def _check_num_anchors(count: int, anchor_generator: Any) -> None:
         )
 
 
-def _check_num_classes(part: str, count: int, num_classes: int) -> None:
+def check_num_classes(part: str, count: int, num_classes: int) -> None:
+    """Check that a part of a model is for as many classes as the model.
+
+    Args:
+        part: the name of the part.
+        count: its number of classes.
+        num_classes: K.
+
+    Raises:
+        ValueError: the numbers differ.
+    """
     if count != num_classes:
         raise ValueError(f"{part}.num_classes: expected the model's {num_classes}, got {count}")

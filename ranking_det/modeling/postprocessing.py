@@ -8,8 +8,10 @@ Shapes: n candidates of one image, K classes.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
+import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
@@ -23,6 +25,19 @@ class RawDetections(NamedTuple):
     """(n,) float32 in [0, 1]; logits for an RPN."""
     classes: Tensor
     """(n,) int64 in [0, K); levels for an RPN."""
+    rows: Tensor | None = None
+    """(n,) int64, the anchor of each candidate, counted over all levels of its image, if known."""
+
+    def select(self, index: Tensor) -> RawDetections:
+        """Select candidates.
+
+        Args:
+            index: a mask (n,) or indices (k,).
+
+        Returns:
+            The selected candidates.
+        """
+        return RawDetections(*(None if field is None else field[index] for field in self))
 
     def to_instances(self, image_size: tuple[int, int]) -> Instances:
         """Convert to Detectron2's detections.
@@ -35,6 +50,19 @@ class RawDetections(NamedTuple):
         """
         fields = {"scores": self.scores, "pred_classes": self.classes}
         return Instances(image_size, pred_boxes=Boxes(self.boxes), **fields)
+
+
+def concatenate(parts: Iterable[RawDetections]) -> RawDetections:
+    """Concatenate the candidates of several levels or views of one image.
+
+    Args:
+        parts: at least one; either all or none of them have ``rows``.
+
+    Returns:
+        All candidates.
+    """
+    fields = zip(*parts, strict=True)
+    return RawDetections(*(None if field[0] is None else torch.cat(field) for field in fields))
 
 
 def postprocess(
@@ -64,13 +92,13 @@ def postprocess(
     """
     # NaN fails the comparison; Detectron2's structures raise an error for non-finite boxes.
     is_valid = (raw.boxes.abs().amax(dim=1) < max_coordinate) & raw.scores.isfinite()
-    raw = RawDetections(*(field[is_valid] for field in raw))
+    raw = raw.select(is_valid)
     visible = Boxes(raw.boxes)
     visible.clip(image_size)
     raw = raw._replace(boxes=visible.tensor)
     if min_side is not None:
         # Boxes outside the image are empty after clipping, and NMS would keep all of them.
         is_large_enough = visible.nonempty(threshold=min_side)
-        raw = RawDetections(*(field[is_large_enough] for field in raw))
-    index, scores, boxes = suppression(*raw, max_detections)
-    return RawDetections(boxes, scores, raw.classes[index])
+        raw = raw.select(is_large_enough)
+    index, scores, boxes = suppression(raw.boxes, raw.scores, raw.classes, max_detections)
+    return raw.select(index)._replace(boxes=boxes, scores=scores)

@@ -13,7 +13,7 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from torch import nn
 
 from ranking_det.checks import check_integer
-from ranking_det.modeling.postprocessing import RawDetections
+from ranking_det.modeling.postprocessing import concatenate
 
 
 class DenseDetectorWithTTA(nn.Module):
@@ -68,9 +68,9 @@ class DenseDetectorWithTTA(nn.Module):
         for augmented in self.mapper(inputs):
             (raw,) = self.model.propose([augmented])
             boxes = augmented["transforms"].inverse().apply_box(raw.boxes.cpu().numpy())
-            views.append(raw._replace(boxes=torch.as_tensor(boxes).to(raw.boxes)))
+            views.append(raw._replace(boxes=torch.as_tensor(boxes).to(raw.boxes), rows=None))
         size = inputs["height"], inputs["width"]
-        merged = RawDetections(*(torch.cat(parts) for parts in zip(*views, strict=True)))
+        merged = concatenate(views)
         return detector_postprocess(self.model.inference.suppress(merged, size), *size)
 
     def _complete(self, inputs: dict[str, Any]) -> dict[str, Any]:

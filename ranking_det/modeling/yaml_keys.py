@@ -25,6 +25,7 @@ COMPONENTS = {
     "RPN_CRITERION": "",
     "RPN_SAMPLER": "",
     "MASK_CRITERION": "MaskDice",
+    "MASK_BRANCH": "PrototypeMasks",
 }
 """Nodes under MODEL and their default NAME."""
 
@@ -45,12 +46,26 @@ def add_ranking_config(cfg: CfgNode) -> None:
         SOLVER.EPOCHS: length of the run in epochs; 0 for the length in SOLVER.MAX_ITER.
         SOLVER.REFERENCE_BATCH: the batch size that the config's learning rate and iterations
         assume; 0 to keep them with any batch size.
+        SOLVER.CLIP_GRAD_NORM: the largest L2 norm of the gradient of all parameters together; a
+        longer gradient is scaled down. 0 for no limit. Detectron2's SOLVER.CLIP_GRADIENTS limits
+        the gradient of each parameter.
         MODEL.BACKBONE.NAME may be build_resnet_carafe_fpn_backbone. It reads the keys of
         build_resnet_fpn_backbone, except MODEL.FPN.FUSE_TYPE.
 
     RetinaNet and FCOS:
         MODEL.ASSIGNER, MODEL.CRITERION, MODEL.HEAD and MODEL.INFERENCE. Options of the head and of
         inference that have a key in Detectron2 are taken from MODEL.RETINANET and TEST.
+
+    YOLACT:
+        The nodes of RetinaNet, with YOLACTHead as MODEL.HEAD.NAME, and MODEL.MASK_BRANCH.
+        MODEL.BACKBONE.NAME may be build_resnet_bilinear_fpn_backbone, which reads the keys of
+        build_retinanet_resnet_fpn_backbone. MODEL.CONTINUOUS_LABEL is an argument of
+        :class:`RankingYOLACT`.
+
+    SOLOv2:
+        The nodes of RetinaNet, with HEAD.NAME SOLOv2Head, INFERENCE.NAME SOLOv2Inference and
+        ASSIGNER.NAME CenterRegion. MODEL.MAX_MASKS_PER_IMAGE is the largest number of masks that an
+        image trains; 0 for all.
 
     R-CNNs, with RankingRPN as MODEL.PROPOSAL_GENERATOR.NAME, and RankingROIHeads or
     RankingCascadeROIHeads as MODEL.ROI_HEADS.NAME:
@@ -72,7 +87,10 @@ def add_ranking_config(cfg: CfgNode) -> None:
     cfg.MODEL.ROI_MASK_HEAD.MAX_ROIS = 200
     cfg.MODEL.ROI_MASK_HEAD.EVERY_STAGE = True
     cfg.MODEL.ROI_HEADS.CONTINUOUS_LABEL = "iou"
+    cfg.MODEL.CONTINUOUS_LABEL = "iou"
+    cfg.MODEL.MAX_MASKS_PER_IMAGE = 0
     cfg.SOLVER.EPOCHS = 0.0
+    cfg.SOLVER.CLIP_GRAD_NORM = 0.0
     cfg.SOLVER.REFERENCE_BATCH = 0
 
 

@@ -31,7 +31,10 @@ KINDS = {
     "coco/mask_rs_r50_12ep",
     "coco/faster_alrp_r50_100ep_512",
     "coco/mask_ce_r50_12ep",
+    "coco/solov2_light_rs_r34_36ep",
+    "coco/solov2_light_focal_r34_36ep",
     "coco/mask_plus_rs_r50_12ep",
+    "coco/yolact_rs_r50_55ep",
 }
 MOST_PARAMETERS = 250_000_000
 """Weights, gradients and momentum of this many parameters take 3 GB."""

@@ -69,6 +69,8 @@ def test_the_positive_count_without_momentum_is_that_of_the_current_step():
     normalizer = PositiveCount(momentum=0.0)
     assert normalizer(candidates_with(5)) == 5 and normalizer(candidates_with(0)) == 1
     assert normalizer.eval()(candidates_with(7)) == 7
+    plus_one = PositiveCount(momentum=0.0, extra=1)
+    assert plus_one(candidates_with(5)) == 6 and plus_one(candidates_with(0)) == 1
     with pytest.raises(ValueError, match="scope: expected one of gpu, global, got 'image'"):
         PositiveCount(scope="image")
 

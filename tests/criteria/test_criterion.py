@@ -70,7 +70,7 @@ def test_the_task_loss_is_the_detached_sum_of_the_ranking_and_sorting_losses():
 
 
 def test_a_printed_criterion_shows_the_options_of_the_loss():
-    assert "(classification): RankSort(delta=0.5)" in str(rank_sort())
+    assert "(classification): RankSort(delta=0.5, zero_is_negative=False)" in str(rank_sort())
 
 
 def test_metrics_count_positives_per_image_and_negative_entries_per_positive():
@@ -331,3 +331,19 @@ def with_scope(build, scope):
     criterion = build()
     criterion.rank_scope = scope
     return criterion
+
+
+def test_rank_sort_may_rank_positives_with_a_continuous_label_of_0_among_the_negatives():
+    labels = torch.tensor([0.5, 0.0, 0.7, 0.0])
+    candidates = dataclasses.replace(make_candidates(LABELS), continuous_labels=labels)
+    criterion = Criterion(classification=RankSort(zero_is_negative=True))
+    losses = criterion(candidates).losses
+    logits, positives = candidates.entries()
+    expected = rank_sort_loss(logits, positives[[0, 2]], labels[[0, 2]])
+    torch.testing.assert_close(losses["loss_rank"], expected.ranking)
+    torch.testing.assert_close(losses["loss_sort"], expected.sorting)
+    plain = Criterion(classification=RankSort())(candidates).losses
+    assert plain["loss_rank"] != losses["loss_rank"]
+    # All four boxes are trained, whatever their labels.
+    losses["loss_box"].backward()
+    assert candidates.boxes.outputs.grad.any(dim=1).all()

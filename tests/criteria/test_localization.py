@@ -20,7 +20,7 @@ from ranking_det.criteria import (
 )
 from ranking_det.criteria.instance_weights import ScoreWeight
 from ranking_det.labels import BACKGROUND
-from ranking_det.losses import dice_errors, mask_cross_entropies, rank_sort_loss
+from ranking_det.losses import alrp_loss, dice_errors, mask_cross_entropies, rank_sort_loss
 from tests.criteria.cases import LABELS, make_candidates, make_masks, rank_sort
 
 INDEX = [2, 0, 2, 1]  # one of the four positives has two masks, and one has none
@@ -49,6 +49,20 @@ def test_a_mask_has_the_weight_of_its_positive_and_the_mask_loss_is_balanced_to_
     (balanced,) = torch.autograd.grad(output.losses["loss_mask"], masks.logits, retain_graph=True)
     (unbalanced,) = torch.autograd.grad(mean, masks.logits)
     torch.testing.assert_close(balanced, unbalanced * output.task_loss / mean.detach())
+
+
+def test_mask_cross_entropy_by_area_needs_the_areas_of_the_objects():
+    candidates, task = with_masks(), MaskCrossEntropy(by_area=True, weighted=False, balanced=False)
+    with pytest.raises(ValueError, match="candidates.masks.areas: expected the areas .* got None"):
+        masked_losses(task, candidates)
+    areas = torch.tensor([1.0, 2.0, 4.0, 8.0])
+    masks = dataclasses.replace(candidates.masks, areas=areas)
+    loss = masked_losses(task, dataclasses.replace(candidates, masks=masks)).losses["loss_mask"]
+    errors = mask_cross_entropies(masks.logits, masks.masks, areas)
+    torch.testing.assert_close(loss, errors.mean())
+    masks = dataclasses.replace(masks, areas=areas[:3])
+    with pytest.raises(ValueError, match="candidates.masks.areas: expected"):
+        dataclasses.replace(candidates, masks=masks)
 
 
 def test_unweighted_masks_have_equal_weights():
@@ -144,6 +158,29 @@ def test_alrp_trains_masks_as_an_additional_task_with_its_own_balance():
     torch.testing.assert_close(output.losses["loss_mask"].detach(), output.task_loss)
 
 
-def test_a_negative_weight_raises_value_error():
+def test_alrp_of_masks_alone_takes_the_mean_error_of_each_positive():
+    candidates = dataclasses.replace(with_masks(), boxes=None)
+    balance = ConstantBalance(1.0)
+    criterion = ALRPCriterion(balance=HistoryBalance(period=9), localization=MaskDice(), tau=0.4)
+    output = criterion(candidates)
+    errors = dice_errors(candidates.masks.logits, candidates.masks.masks)
+    mean = torch.stack([errors[1], errors[3], (errors[0] + errors[2]) / 2, torch.tensor(1.0)])
+    expected = alrp_loss(*candidates.entries(), mean / 1.2)
+    torch.testing.assert_close(output.losses["loss_cls"], expected.classification)
+    criterion.localization[0].balance = balance
+    losses = criterion(candidates).losses
+    assert list(losses) == ["loss_cls", "loss_mask"]
+    torch.testing.assert_close(losses["loss_mask"], expected.localization)
+
+
+def test_the_epsilon_of_the_dice_loss_is_an_argument():
+    candidates = dataclasses.replace(with_masks(), boxes=None)
+    errors = dice_errors(candidates.masks.logits, candidates.masks.masks, eps=3.0)
+    torch.testing.assert_close(MaskDice(eps=3.0)(candidates), errors)
+
+
+def test_a_negative_weight_or_epsilon_raises_value_error():
     with pytest.raises(ValueError, match="weight: expected a finite number of at least 0"):
         MaskDice(weight=-1.0)
+    with pytest.raises(ValueError, match="eps: expected a finite number above 0, got -1.0"):
+        MaskDice(eps=-1.0)

@@ -1,4 +1,4 @@
-"""Custom masks from the command line, with some missing: an R-CNN with class ids 5, 9 and 40."""
+"""Custom masks from the command line, with some missing, and with the class ids 5, 9 and 40."""
 
 import json
 import shutil
@@ -12,6 +12,7 @@ from ranking_det.engine import main, run
 from tests.cases import ROOT, run_commands
 
 LAZY, TWIN = "configs/shapes/quick/mask_rs.py", "configs/shapes/mask_rs.yaml"
+YOLACT = "configs/shapes/quick/yolact_ce.py"
 SMALL = ["train.device=cpu", "dataloader.train.total_batch_size=2", "train.log_period=1"]
 TWIN_SMALL = ["MODEL.DEVICE=cpu", "SOLVER.IMS_PER_BATCH=2", "SOLVER.EPOCHS=0", "SOLVER.MAX_ITER=2"]
 
@@ -66,8 +67,11 @@ def outputs(custom_data, tmp_path_factory):
         content["categories"].append({"id": 41, "name": "gray"})
         path.write_text(json.dumps(content))
 
-    def lazy(name, *args):
-        return ["--config-file", LAZY, *args, *SMALL, f"train.output_dir={outputs}/{name}"]
+    def lazy(name, *args, config=LAZY):
+        return ["--config-file", config, *args, *SMALL, f"train.output_dir={outputs}/{name}"]
+
+    def yolact(*args):
+        return lazy("yolact", *args, config=YOLACT)
 
     last = f"train.init_checkpoint={outputs}/run/model_final.pth"
     commands = [
@@ -79,6 +83,10 @@ def outputs(custom_data, tmp_path_factory):
         lazy("run", *flags(data)[:4], "--preview", "3", "--output", f"{outputs}/preview"),
         lazy("tuned", *flags(four_classes), last, "train.max_iter=1", "train.eval_period=0"),
         ["--config-file", TWIN, *flags(rle), *TWIN_SMALL, f"OUTPUT_DIR={outputs}/yaml"],
+        yolact(*flags(rle), "train.max_iter=2", "train.eval_period=0"),
+        yolact(*flags(rle)[4:], "--eval-only"),
+        yolact("--predict", f"{custom_data}/val", "--output", f"{outputs}/yolact_predictions"),
+        yolact(*flags(rle)[:4], "--preview", "3", "--output", f"{outputs}/yolact_preview"),
     ]
     # Other tests cover the pictures of a training run, which take as long as all the rest.
     run_commands(commands, pictures=False)
@@ -99,16 +107,31 @@ def test_the_classes_of_all_heads_are_those_of_the_file(outputs):
     assert checkpoint["iteration"] == 2  # resumed
 
 
+def test_a_one_stage_detector_trains_evaluates_and_predicts_masks(outputs):
+    checkpoint = torch.load(outputs / "yolact" / "model_final.pth", weights_only=True)
+    assert checkpoint["category_ids"] == [5, 9, 40]
+    shapes = {key: len(value) for key, value in checkpoint["model"].items() if value.dim()}
+    assert shapes["head.cls_score.weight"] == 3 * 3 and shapes["mask_branch.semantic.weight"] == 3
+    log = (outputs / "yolact" / "log.txt").read_text()
+    assert "train: no mask for 12 of 18 objects: they are learned without masks" in log
+    results = json.loads((outputs / "yolact" / "results.json").read_text())
+    assert "AP-blue" in results["bbox"] and "AP-blue" in results["segm"]
+    predictions = COCO(str(outputs / "yolact_predictions" / "predictions.json"))
+    assert {a["category_id"] for a in predictions.anns.values()} <= {5, 9, 40}
+    assert predictions.annToMask(next(iter(predictions.anns.values()))).shape == (48, 64)
+    assert len(list((outputs / "yolact_preview").glob("preview_*.png"))) == 3
+
+
 def test_objects_without_a_mask_are_logged_and_train_the_box_head(outputs):
     log = (outputs / "run" / "log.txt").read_text()
-    assert "train: no mask for 12 of 18 objects: only the boxes are learned" in log
+    assert "train: no mask for 12 of 18 objects: they are learned without masks" in log
     assert "train: corrected: mask dropped: 6" in log  # masks without area
     losses = [
         json.loads(line) for line in (outputs / "run" / "metrics.json").read_text().splitlines()
     ]
     assert all(line["loss_mask"] > 0 for line in losses if "loss_mask" in line)
     log = (outputs / "yaml" / "log.txt").read_text()  # some masks of this run are RLE
-    assert "train: no mask for 12 of 18 objects: only the boxes are learned" in log
+    assert "train: no mask for 12 of 18 objects: they are learned without masks" in log
 
 
 def test_boxes_and_masks_are_evaluated_per_class(outputs):

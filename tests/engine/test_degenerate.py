@@ -1,4 +1,4 @@
-"""R-CNNs train and evaluate on degenerate data; class ids out of range raise UserError."""
+"""R-CNNs and YOLACT train and evaluate on degenerate data; wrong class ids raise UserError."""
 
 import pytest
 import torch
@@ -63,17 +63,24 @@ def register_images(tmp_path):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("name", ["mask_rs", "cascade_rs", "cascade_mask"])
-def test_an_rcnn_with_one_class_trains_and_evaluates_on_degenerate_objects(
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("mask_rs", "cascade_rs", "cascade_mask", "yolact_rs"),
+        pytest.param("yolact_ce", marks=pytest.mark.slow),
+    ],
+)
+def test_a_detector_with_one_class_trains_and_evaluates_on_degenerate_objects(
     name, case, register_images
 ):
     dicts = register_images(CASES[case])
     cfg = load_masked_cascade() if name == "cascade_mask" else load(f"quick/{name}.py").model
-    cfg.roi_heads.num_classes = 1
+    (cfg if "yolact" in name else cfg.roi_heads).num_classes = 1
+    with_masks = name != "cascade_rs"
     torch.manual_seed(0)
     model = instantiate(cfg).train()
     options = {"augmentations": [NoOpTransform()], "image_format": "RGB"}
-    mapper = DatasetMapper(is_train=True, use_instance_mask="mask" in name, **options)
+    mapper = DatasetMapper(is_train=True, use_instance_mask=with_masks, **options)
     with EventStorage():
         losses = model([mapper(record) for record in dicts])
     assert all(loss.isfinite() for loss in losses.values()), losses
@@ -85,7 +92,7 @@ def test_an_rcnn_with_one_class_trains_and_evaluates_on_degenerate_objects(
         model, [[test_mapper(record)] for record in dicts], DetectionEvaluator(NAME)
     )
     # Masks without an area are dropped, so there are none to evaluate.
-    has_masks = "mask" in name and case != "only masks of zero area"
+    has_masks = with_masks and case != "only masks of zero area"
     tasks = ["bbox", "segm"] if has_masks else ["bbox"]
     assert list(metrics) == (tasks if any(CASES[case]) else [])
     has_objects = any(not entry["iscrowd"] for image in CASES[case] for entry in image)

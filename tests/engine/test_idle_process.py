@@ -13,7 +13,13 @@ from ranking_det.engine.training import distribute
 from tests.cases import CONTEXT
 from tests.modeling.cases import load, load_masked_cascade, make_batch
 
-STEPS = {"quick/fcos_fcos_rs.py": 20, "quick/mask_rs.py": 10, "quick/cascade_rs.py": 10}
+STEPS = {
+    "quick/fcos_fcos_rs.py": 20,
+    "quick/mask_rs.py": 10,
+    "quick/cascade_rs.py": 10,
+    "quick/yolact_rs.py": 10,
+    "quick/solov2_rs.py": 10,
+}
 
 
 def train_with_an_idle_process(config, rank, steps):

@@ -88,6 +88,7 @@ class Watch(nn.Module):
         "quick/fcos_fcos_rs.py",
         "quick/retinanet_atss_ape.py",
         "quick/retinanet_paa_focal.py",
+        "quick/yolact_rs.py",
     ],
 )
 def test_a_step_in_half_precision_trains_every_parameter_and_ranks_in_single_precision(name):

@@ -22,10 +22,15 @@ OPTIONS = [
     "train.checkpointer.period=2",
     "train.checkpointer.max_to_keep=2",
     "dataloader.train.total_batch_size=2",
-    "model.criterion.balance={_target_: ranking_det.criteria.HistoryBalance, period: 3}",
     "dataloader.train.mapper.augmentations.0.short_edge_length=64",
 ]
-"""A config with a stateful balance and random flips."""
+"""A run with random flips."""
+DENSE, YOLACT = "configs/shapes/retinanet_atss_rs.py", "configs/shapes/quick/yolact_ce.py"
+STATE = {
+    DENSE: "model.criterion.balance={_target_: ranking_det.criteria.HistoryBalance, period: 3}",
+    YOLACT: "model.mask_branch.max_masks=3",
+}
+"""A stateful balance, and masks that are chosen at random."""
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +39,13 @@ def environment(tmp_path_factory):
     return shapes_environment(tmp_path_factory, train=7, val=2)
 
 
-def command(folder):
+def command(folder, config=DENSE):
     """Return the command to start a run, to resume it with its saved config, or to restart it."""
     if find_last(str(folder)):
         return ["--config-file", f"{folder}/config.yaml", "--resume"]
-    config = "configs/shapes/retinanet_atss_rs.py"
     overwrite = ["--overwrite"] if has_training(folder) else []
-    return ["--config-file", config, *overwrite, *OPTIONS, f"train.output_dir={folder}"]
+    options = [*overwrite, *OPTIONS, STATE[config], f"train.output_dir={folder}"]
+    return ["--config-file", config, *options]
 
 
 def weights(folder):
@@ -54,9 +59,10 @@ def assert_same(one, other):
     assert one["trainer"]["hooks"]["BestCheckpoint"] == other["trainer"]["hooks"]["BestCheckpoint"]
 
 
-def run_and_kill(folder, environment, outputs, condition):
+def run_and_kill(folder, environment, outputs, condition, config=DENSE):
     """Start or resume a run; kill it when ``condition(folder)`` is true; return whether it ran."""
-    process = start_function(call_main, [command(folder)], folder=outputs, environment=environment)
+    commands = [command(folder, config)]
+    process = start_function(call_main, commands, folder=outputs, environment=environment)
     while process.is_alive() and not condition(folder):
         time.sleep(0.002)
     process.kill()
@@ -103,3 +109,18 @@ def test_a_run_killed_at_random_moments_resumes_exactly(seed, environment, unint
     assert_same(weights(folder), weights(uninterrupted))
     results = [(f / "results.json").read_text() for f in (folder, uninterrupted)]
     assert results[0] == results[1]
+
+
+@pytest.mark.slow
+def test_a_run_that_samples_masks_at_random_resumes_exactly(environment, tmp_path):
+    folders = tmp_path / "whole", tmp_path / "killed"
+    run_commands([command(folders[0], YOLACT)], environment=environment)
+    folders[1].mkdir()
+
+    def has_checkpoint(folder):
+        return bool(find_last(str(folder)))
+
+    assert run_and_kill(folders[1], environment, tmp_path, has_checkpoint, YOLACT)
+    run_commands([command(folders[1])], environment=environment)
+    assert "exactly as if it had not stopped" in (folders[1] / "log.txt").read_text()
+    assert_same(*map(weights, folders))

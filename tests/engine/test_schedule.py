@@ -1,10 +1,12 @@
 """The schedule of a run: iterations, periods, learning rate and warm-up."""
 
+import math
+
 import pytest
-from fvcore.common.param_scheduler import ConstantParamScheduler
+from fvcore.common.param_scheduler import ConstantParamScheduler, CosineParamScheduler
 
 from ranking_det.engine.schedule import Schedule, fit_schedule
-from ranking_det.solver import warm_up
+from ranking_det.solver import PerEpoch, warm_up
 
 WRITTEN = Schedule(max_iter=87_960, epoch=7330, lr=0.01, checkpoint_period=7330, eval_period=29_320)
 COCO = {"epochs": 12, "num_images": 117_266, "batch": 16, "reference_batch": 16}
@@ -65,3 +67,19 @@ def test_the_warm_up_has_the_same_number_of_iterations_for_any_length(max_iter):
 def test_the_warm_up_is_at_most_a_third_of_a_short_run():
     schedule = warm_up(ConstantParamScheduler(1.0), factor=0.0, iterations=500, max_iter=300)
     assert schedule(1 / 6) == pytest.approx(0.5) and schedule(1 / 3) == 1.0
+
+
+@pytest.mark.parametrize("length", [7, 3665])
+def test_a_schedule_per_epoch_keeps_the_factor_of_the_first_iteration_of_the_epoch(length):
+    cosine = CosineParamScheduler(1.0, 0.0)
+    schedule = PerEpoch(cosine, iterations_per_epoch=length, max_iter=55 * length)
+    for iteration in [*range(3 * length), *range(54 * length - 1, 55 * length)]:
+        expected = 0.5 + 0.5 * math.cos(math.pi * (iteration // length) / 55)
+        assert schedule(iteration / (55 * length)) == pytest.approx(expected), iteration
+    warmed = warm_up(schedule, factor=0.1, iterations=5, max_iter=55 * length)
+    assert [warmed(i / (55 * length)) for i in (0, 5)] == pytest.approx([0.1, 1.0])
+
+
+def test_a_schedule_per_epoch_needs_the_length_of_an_epoch():
+    with pytest.raises(ValueError, match="iterations_per_epoch: expected at least 1, got 0"):
+        PerEpoch(CosineParamScheduler(1.0, 0.0), iterations_per_epoch=0, max_iter=100)

@@ -29,6 +29,22 @@ def soft_nms(boxes, scores, classes, method, iou_thresh, sigma):
     return sorted(picks, key=lambda pair: -pair[1])
 
 
+def fast_nms(boxes, scores, classes, iou_thresh, topk):
+    """Fast NMS per class: return the indices of the survivors, by descending score."""
+    order, entrants = sorted(range(len(scores)), key=lambda i: -scores[i]), {}
+    for i in order:
+        if len(entrants.setdefault(classes[i], [])) < topk:
+            entrants[classes[i]].append(i)
+
+    def survives(i):
+        same = entrants[classes[i]]
+        return i in same and all(
+            iou(boxes[i], boxes[j]) <= iou_thresh for j in same[: same.index(i)]
+        )
+
+    return [i for i in order if survives(i)]
+
+
 def vote(survivors, boxes, scores, classes, min_iou, sigma):
     """Score voting: average the boxes of a class, weighted by score and IoU."""
     voted = []
@@ -93,3 +109,50 @@ def bilinear(image, y, x):
             if 0 <= row < len(image) and 0 <= column < len(image[0]):
                 total += (1 - abs(y - row)) * (1 - abs(x - column)) * image[row][column]
     return total
+
+
+def mask_iou(a, b):
+    """IoU of two masks, each a set of pixels."""
+    return len(a & b) / len(a | b) if a | b else 0.0
+
+
+def matrix_nms(masks, scores, classes, kernel, sigma):
+    """Matrix NMS (SOLOv2): the lowered score of each mask, a set of pixels."""
+
+    def f(overlap):
+        return math.exp(-sigma * overlap**2) if kernel == "gaussian" else 1 - overlap
+
+    def above(j):
+        """Masks of the class of j with a higher score, or with the same and a lower index."""
+        return [
+            i
+            for i in range(len(masks))
+            if classes[i] == classes[j] and (-scores[i], i) < (-scores[j], j)
+        ]
+
+    lowered = []
+    for j in range(len(masks)):
+        factors = [1.0]
+        for i in above(j):
+            compensation = f(max([0.0, *(mask_iou(masks[k], masks[i]) for k in above(i))]))
+            if compensation > 0:  # otherwise a mask above i is equal to i, and suppresses the same
+                factors.append(f(mask_iou(masks[i], masks[j])) / compensation)
+        lowered.append(scores[j] * min(factors))
+    return lowered
+
+
+def points_nms(scores):
+    """Points NMS of the scores [row][column] of one class."""
+    return [
+        [
+            value
+            if all(
+                scores[y][x] <= value
+                for y, x in ((i - 1, j), (i, j - 1), (i - 1, j - 1))
+                if y >= 0 and x >= 0
+            )
+            else 0.0
+            for j, value in enumerate(row)
+        ]
+        for i, row in enumerate(scores)
+    ]

@@ -50,6 +50,47 @@ def test_half_precision_is_computed_in_single_precision():
     torch.testing.assert_close(loss, cross_entropy(logits.bfloat16().float(), LABELS))
 
 
+def mined_by_loop(logits, labels, image, ratio):
+    """Sum the losses of the positives, and of the hardest negatives of each image."""
+    scores = torch.cat([logits, torch.zeros(len(logits), 1)], dim=1).log_softmax(1)
+    total = 0.0
+    for i in set(image.tolist()):
+        rows = [r for r in range(len(labels)) if image[r] == i]
+        positives = [-scores[r, labels[r]] for r in rows if labels[r] >= 0]
+        negatives = sorted((-scores[r, -1] for r in rows if labels[r] == BACKGROUND), reverse=True)
+        total += sum(positives) + sum(
+            negatives[: ratio * len(positives)] if positives else negatives
+        )
+    return torch.as_tensor(total)
+
+
+@pytest.mark.parametrize("ratio", [1, 3])
+@pytest.mark.parametrize("seed", range(4))
+def test_hard_negative_mining_agrees_with_a_loop_over_the_images(ratio, seed):
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.tensor([0] * 9 + [1] * 5 + [3] * 12 + [4] * 4)  # image 2 has no rows
+    labels = torch.randint(BACKGROUND, 2, (30,), generator=generator)
+    labels[torch.rand(30, generator=generator) < 0.5] = BACKGROUND
+    labels[torch.rand(30, generator=generator) < 0.2] = IGNORE
+    labels[9:14] = BACKGROUND  # no positive
+    labels[26:] = 1  # no negative
+    logits = torch.randn(30, 3, generator=generator).requires_grad_()
+    loss = cross_entropy(logits, labels, negatives_per_positive=ratio, image=image)
+    expected = mined_by_loop(logits, labels, image, ratio)
+    torch.testing.assert_close(loss, expected)
+    gradients = (torch.autograd.grad(value, logits)[0] for value in (loss, expected))
+    torch.testing.assert_close(*gradients)
+
+
+def test_hard_negative_mining_of_equal_losses_counts_the_right_number_and_none_without_rows():
+    labels = torch.tensor([0] + [BACKGROUND] * 10)
+    loss = cross_entropy(torch.zeros(11, 1), labels, negatives_per_positive=3)
+    torch.testing.assert_close(loss, 4 * torch.tensor(2.0).log())
+    assert cross_entropy(torch.zeros(0, 1), labels[:0], negatives_per_positive=3) == 0
+    with pytest.raises(ValueError, match="negatives_per_positive: expected an integer of at least"):
+        cross_entropy(torch.zeros(11, 1), labels, negatives_per_positive=0)
+
+
 def test_labels_out_of_range_raise_value_error():
     with pytest.raises(ValueError, match="labels"):
         cross_entropy(make_logits(), torch.tensor([0, 1, 2, 3, 0]))

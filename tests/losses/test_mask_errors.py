@@ -4,7 +4,7 @@ import torch
 from ranking_det.losses import dice_errors, mask_cross_entropies
 
 
-def dice_by_loop(logits, targets):
+def dice_by_loop(logits, targets, eps=1e-5):
     errors = []
     for mask, target in zip(logits, targets):
         overlap = squares = 0.0
@@ -12,7 +12,7 @@ def dice_by_loop(logits, targets):
             p = 1 / (1 + 2.718281828459045**-s)
             overlap += p * t
             squares += p * p + t * t
-        errors.append(1 - 2 * overlap / (squares + 1e-5))
+        errors.append(1 - 2 * overlap / (squares + eps))
     return torch.tensor(errors)
 
 
@@ -25,6 +25,10 @@ def make_masks(count=5, size=4, seed=0):
 def test_dice_agrees_with_a_loop_over_its_definition():
     logits, targets = make_masks()
     torch.testing.assert_close(dice_errors(logits, targets), dice_by_loop(logits, targets))
+    errors = dice_errors(logits, targets, eps=2.0)
+    torch.testing.assert_close(errors, dice_by_loop(logits, targets, eps=2.0))
+    with pytest.raises(ValueError, match="eps: expected a finite number above 0, got 0.0"):
+        dice_errors(logits, targets, eps=0.0)
 
 
 def test_cross_entropy_is_the_mean_over_the_pixels():
@@ -34,6 +38,13 @@ def test_cross_entropy_is_the_mean_over_the_pixels():
     torch.testing.assert_close(mask_cross_entropies(logits.detach(), targets), expected)
     with pytest.raises(ValueError, match=r"masks: expected the same shape .Q, h, w. as logits"):
         mask_cross_entropies(logits, targets[:3])
+
+
+def test_cross_entropy_with_areas_is_the_sum_over_the_pixels_divided_by_the_area():
+    logits, targets = make_masks()
+    areas = torch.tensor([1.0, 2.5, 16.0, 7.0, 3.0])
+    expected = mask_cross_entropies(logits, targets) * 16 / areas
+    torch.testing.assert_close(mask_cross_entropies(logits, targets, areas), expected)
 
 
 def test_an_empty_target_mask_gives_a_dice_error_of_1_without_gradient():

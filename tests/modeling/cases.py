@@ -6,7 +6,11 @@ from pathlib import Path
 
 import torch
 from detectron2.config import LazyConfig
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import Backbone
 from detectron2.structures import BitMasks, Boxes, Instances
+from torch import nn
+from torch.nn import functional
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -34,6 +38,22 @@ def load_masked_cascade(mask_heads=3):
     for criterion in model.roi_heads.criteria[:mask_heads]:
         criterion.localization = mask_rcnn_heads.criterion.localization
     return model
+
+
+class Pyramid(Backbone):
+    """A cheap backbone with five levels of 8 channels, the finest of stride 2^first."""
+
+    def __init__(self, first=3):
+        super().__init__()
+        self.levels = range(first, first + 5)
+        self.convs = nn.ModuleList(nn.Conv2d(3, 8, 1) for _ in self.levels)
+
+    def forward(self, images):
+        pooled = [functional.avg_pool2d(images, 2**i, ceil_mode=True) for i in self.levels]
+        return {f"p{i}": conv(x) for i, conv, x in zip(self.levels, self.convs, pooled)}
+
+    def output_shape(self):
+        return {f"p{i}": ShapeSpec(channels=8, stride=2**i) for i in self.levels}
 
 
 def ellipses(boxes, height, width):

@@ -1,19 +1,18 @@
 """One training step of every model with every assigner and every criterion."""
 
+import itertools
+
 import pytest
 import torch
 from detectron2.config import instantiate
-from detectron2.layers import ShapeSpec
-from detectron2.modeling import Backbone
 from omegaconf import OmegaConf
 from torch import nn
-from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ranking_det import criteria
 from ranking_det.assigners import ATSS, BACKGROUND, FCOS, PAA, Assignment, MaxIoU, NormalizedPAA
 from ranking_det.modeling.part_checks import check_dense_parts
-from tests.modeling.cases import load, make_batch
+from tests.modeling.cases import Pyramid, load, make_batch
 
 ASSIGNERS = {
     "max_iou": lambda: MaxIoU(),
@@ -69,26 +68,25 @@ CRITERIA = {
         [baseline(criteria.Focal()), rank(criteria.RankSort())], [0.5, 0.5], 2
     ),
 }
+
+
+def with_masks(criterion):
+    """Add a mask loss to a criterion and to its stages."""
+    for part in criterion.criteria:
+        part.localization.append(criteria.MaskDice())
+    return criterion
+
+
 INCOMPATIBLE = {
     ("retinanet", "fcos"): "anchor_generator: expected one anchor per cell for FCOS",
     ("fcos", "focal_smooth_l1"): "expected a loss on decoded boxes, got SmoothL1, which encodes",
+    ("yolact", "fcos"): "anchor_generator: expected one anchor per cell for FCOS",
+    ("yolact", "focal_branch"): "head.branch: expected True because the criterion trains a branch",
+    (
+        "yolact",
+        "rankdet_branch",
+    ): "head.branch: expected True because the criterion trains a branch",
 }
-
-
-class Pyramid(Backbone):
-    """A cheap backbone with five levels of 8 channels."""
-
-    def __init__(self):
-        super().__init__()
-        self.convs = nn.ModuleList(nn.Conv2d(3, 8, 1) for _ in range(5))
-
-    def forward(self, images):
-        levels = range(3, 8)
-        pooled = [functional.avg_pool2d(images, 2**i, ceil_mode=True) for i in levels]
-        return {f"p{i}": conv(x) for i, conv, x in zip(levels, self.convs, pooled)}
-
-    def output_shape(self):
-        return {f"p{i}": ShapeSpec(channels=8, stride=2**i) for i in range(3, 8)}
 
 
 def build(model, assigner, criterion):
@@ -98,14 +96,24 @@ def build(model, assigner, criterion):
     cfg.head.num_convs = 1
     cfg.backbone = Pyramid()
     cfg.assigner, cfg.criterion = ASSIGNERS[assigner](), CRITERIA[criterion]()
-    cfg.head.branch = cfg.criterion.branch is not None
+    if model == "yolact":
+        cfg.mask_branch.in_channels = 8
+        cfg.criterion = with_masks(cfg.criterion)
+    else:
+        cfg.head.branch = cfg.criterion.branch is not None
     torch.manual_seed(0)
     return instantiate(cfg)
 
 
-@pytest.mark.parametrize("criterion", CRITERIA)
-@pytest.mark.parametrize("assigner", ASSIGNERS)
-@pytest.mark.parametrize("model", ["retinanet", "fcos"])
+# The masks do not depend on the assigner.
+CASES = [
+    *itertools.product(("retinanet", "fcos"), ASSIGNERS, CRITERIA),
+    *itertools.product(("yolact",), ["max_iou"], CRITERIA),
+    *itertools.product(("yolact",), ASSIGNERS, ["rs"]),
+]
+
+
+@pytest.mark.parametrize(("model", "assigner", "criterion"), dict.fromkeys(CASES))
 def test_a_step_trains_every_parameter_or_incompatible_parts_raise_value_error(
     model, assigner, criterion
 ):
@@ -120,8 +128,42 @@ def test_a_step_trains_every_parameter_or_incompatible_parts_raise_value_error(
     assert all(loss.isfinite() for loss in losses.values())
     for name, parameter in detector.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
-    # Both towers get gradients; without a positive, the box tower would get none.
-    for layer in (detector.head.cls_score, detector.head.bbox_pred):
+    # All towers get gradients; without a positive, only the class tower would.
+    layers = [detector.head.cls_score, detector.head.bbox_pred]
+    if model == "yolact":
+        layers += [detector.head.mask_pred, detector.mask_branch.protonet[0]]
+    for layer in layers:
+        assert layer.weight.grad.abs().sum() > 0
+
+
+SOLOV2_ERRORS = {
+    "focal_branch": "criterion.branch: expected None because the head has no branch",
+    "rankdet_branch": "criterion.branch: expected None because the head has no branch",
+}
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_a_step_of_solov2_trains_every_parameter_with_every_criterion_on_masks(criterion):
+    node = load("quick/solov2_rs.py").model
+    node.backbone, node.criterion = Pyramid(2), CRITERIA[criterion]()
+    node.head.update({"num_convs": 1, "channels": 32, "kernel_channels": 32, "mask_channels": 64})
+    node.head.in_channels = 8
+    for part in node.criterion.criteria:
+        part.localization = nn.ModuleList([criteria.MaskDice()])
+        if isinstance(part, criteria.ALRPCriterion):
+            part.classification.localization = part.localization[0]
+    torch.manual_seed(0)
+    if criterion in SOLOV2_ERRORS:
+        with pytest.raises(ValueError, match=SOLOV2_ERRORS[criterion]):
+            instantiate(node)
+        return
+    detector = instantiate(node)
+    losses = detector(make_batch((4, 2), sizes=((64, 64),)))
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values())
+    for name, parameter in detector.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+    for layer in (detector.head.category, detector.head.kernel, detector.head.mask_output[0]):
         assert layer.weight.grad.abs().sum() > 0
 
 

@@ -195,7 +195,7 @@ def test_soft_nms_uses_its_options(method):
     options = dict(nms_thresh=0.3, sigma=0.2, max_detections=50, score_thresh=0.0)
     result = DenseInference(nms=method, **options).suppress(raw, (32, 32))
     raw = clip_and_drop_empty(raw, 32, 32)
-    rows, scores = soft_nms(*raw, method=method, iou_thresh=0.3, sigma=0.2, max_detections=50)
+    rows, scores = soft_nms(*raw[:3], method=method, iou_thresh=0.3, sigma=0.2, max_detections=50)
     assert_detections(result, raw, rows, scores)
     assert (scores < raw.scores[rows]).any()
 
@@ -221,7 +221,7 @@ def test_score_voting_averages_boxes_over_all_candidates_and_keeps_the_scores(me
     assert torch.equal(voted.pred_classes, plain.pred_classes)
     raw = clip_and_drop_empty(raw, 32, 32)
     difference = (raw.boxes[None] - plain.pred_boxes.tensor[:, None]).abs().sum(dim=2)
-    boxes = vote_boxes(difference.argmin(dim=1), *raw)
+    boxes = vote_boxes(difference.argmin(dim=1), *raw[:3])
     assert torch.equal(voted.pred_boxes.tensor, boxes)
     assert not torch.equal(boxes, plain.pred_boxes.tensor)
 
@@ -279,7 +279,7 @@ def test_the_repr_shows_the_options():
     text = repr(DenseInference(nms="linear", sigma=0.25))
     assert text == (
         "DenseInference(score_thresh=0.05, topk=1000, topk_by='pair', nms='linear', "
-        "nms_thresh=0.5, sigma=0.25, score_voting=False, max_detections=100)"
+        "nms_thresh=0.5, sigma=0.25, score_voting=False, max_detections=100, softmax=False)"
     )
 
 

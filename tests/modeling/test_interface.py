@@ -29,6 +29,7 @@ def build(name, **changes):
         ("quick/fcos_atss_rs.py", False),
         ("quick/mask_rs.py", True),
         ("quick/cascade_rs.py", False),
+        ("quick/solov2_rs.py", True),
     ],
 )
 def test_a_model_implements_the_interface_itself_or_has_an_adapter(name, masks):
@@ -68,6 +69,7 @@ def test_a_custom_detector_overrides_only_the_methods_it_supports():
     [
         ("RankingRetinaNet", KEYS[:1], False),
         ("RankingFCOS", KEYS[:1], False),
+        ("RankingSOLOv2", KEYS[:1], True),
         ("GeneralizedRCNN", KEYS[1:], True),
         ("RetinaNet", KEYS, False),  # Detectron2's class names no key, so both may apply
         ("SemanticSegmentor", KEYS, False),

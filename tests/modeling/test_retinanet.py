@@ -223,7 +223,7 @@ def test_retinanet_is_registered_in_detectron2():
 def test_the_branch_has_one_output_per_anchor_and_uses_the_box_tower():
     head = DenseHead(in_channels=32, num_classes=2, num_anchors=3, branch=True)
     features = [torch.randn(1, 32, 4, 4), torch.randn(1, 32, 2, 2)]
-    _, _, branch = head(features)
+    branch = head(features).branch
     assert [tuple(x.shape) for x in branch] == [(1, 3, 4, 4), (1, 3, 2, 2)]
     branch[0].sum().backward()
     assert head.bbox_subnet[0].weight.grad.abs().sum() > 0
@@ -233,7 +233,7 @@ def test_the_branch_has_one_output_per_anchor_and_uses_the_box_tower():
 def test_the_head_can_have_a_scale_per_level_and_group_normalization():
     head = DenseHead(in_channels=32, num_classes=2, num_anchors=1, norm="GN", num_scales=2)
     features = [torch.randn(1, 32, 4, 4), torch.randn(1, 32, 2, 2)]
-    logits, outputs, _ = head(features)
+    logits, outputs, *_ = head(features)
     assert [tuple(x.shape) for x in logits] == [(1, 2, 4, 4), (1, 2, 2, 2)]
     assert [tuple(x.shape) for x in outputs] == [(1, 4, 4, 4), (1, 4, 2, 2)]
     with torch.no_grad():

@@ -13,9 +13,11 @@ FASTER_PLUS = ["MODEL.MASK_ON", "False", "MODEL.BACKBONE.NAME", "build_resnet_ca
 TWINS = [
     ("retinanet_r18", "model", "num_classes", "retinanet_atss_rs", []),
     ("fcos_r18", "model", "num_classes", "fcos_fcos_rs", []),
+    ("solov2", "small", "num_classes", "solov2_rs", []),
     ("rcnn_r18", "mask", "roi_heads.num_classes", "mask_rs", []),
     ("rcnn_r18", "cascade", "roi_heads.num_classes", "cascade_rs", []),
     ("rcnn_r18", "cascade_mask", "roi_heads.num_classes", "cascade_rs", ["MODEL.MASK_ON", "True"]),
+    ("yolact_r18", "model", "num_classes", "yolact_rs", []),
     ("rcnn_r18", "faster_plus", "roi_heads.num_classes", "mask_rs", FASTER_PLUS),
 ]
 

@@ -42,12 +42,14 @@ def resnet(first: int, depth: int = 50) -> DictConfig:
 
     Args:
         first: the first output feature, ``res{first}``.
-        depth: 50, 101 or 152.
+        depth: 18, 34, 50, 101 or 152. Blocks of ResNet-18 and 34 have two 3x3 convolutions; the
+            stride is in the first one.
     """
+    options = {} if depth < 50 else {"stride_in_1x1": False}
     return L(ResNet)(
         stem=L(BasicStem)(norm=FrozenStatisticsBatchNorm2d),
         stages=L(ResNet.make_default_stages)(
-            depth=depth, stride_in_1x1=False, norm=FrozenStatisticsBatchNorm2d
+            depth=depth, norm=FrozenStatisticsBatchNorm2d, **options
         ),
         out_features=stage_names(first),
         freeze_at=2,

@@ -108,7 +108,10 @@ class RankingDenseDetector(AnchorCandidates, DetectorInterface, DenseDetector):
         shapes = backbone.output_shape()
         self.strides = [shapes[name].stride for name in self.head_in_features]
         parts = assigner, criterion, head, anchor_generator, box2box_transform
-        check_dense_parts(*parts, self.strides, num_classes)
+        # Another module may compute its scores in any way.
+        is_known = isinstance(self.inference, DenseInference)
+        softmax = self.inference.softmax if is_known else criterion.softmax
+        check_dense_parts(*parts, self.strides, num_classes, softmax)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -129,19 +132,10 @@ class RankingDenseDetector(AnchorCandidates, DetectorInterface, DenseDetector):
         backbone = build_backbone(cfg)
         shapes = [backbone.output_shape()[name] for name in node.IN_FEATURES]
         anchors = cls.anchors_from_config(cfg, shapes)
+        num_anchors = anchors["anchor_generator"].num_anchors[0] if anchors else 1
         return {
             "backbone": backbone,
-            "head": build_node(
-                cfg,
-                "HEAD",
-                dense_head,
-                in_channels=shapes[0].channels,
-                num_classes=node.NUM_CLASSES,
-                num_anchors=anchors["anchor_generator"].num_anchors[0] if anchors else 1,
-                num_convs=node.NUM_CONVS,
-                norm=node.NORM,
-                prior_prob=node.PRIOR_PROB,
-            ),
+            "head": cls.head_from_config(cfg, shapes[0].channels, num_anchors),
             "head_in_features": node.IN_FEATURES,
             "inference": build_node(
                 cfg,
@@ -173,6 +167,35 @@ class RankingDenseDetector(AnchorCandidates, DetectorInterface, DenseDetector):
             ``anchor_generator`` and ``box2box_transform``; empty if the constructor makes them.
         """
         return {}
+
+    @classmethod
+    def head_from_config(cls, cfg: CfgNode, in_channels: int, num_anchors: int) -> nn.Module:
+        """Build the head from a yaml config.
+
+        Args:
+            cfg: a Detectron2 config.
+            in_channels: channels of the features.
+            num_anchors: anchors per cell.
+
+        Returns:
+            The head.
+
+        Raises:
+            UserError: the head cannot be built.
+        """
+        node = cfg.MODEL.RETINANET
+        head: nn.Module = build_node(
+            cfg,
+            "HEAD",
+            dense_head,
+            in_channels=in_channels,
+            num_classes=node.NUM_CLASSES,
+            num_anchors=num_anchors,
+            num_convs=node.NUM_CONVS,
+            norm=node.NORM,
+            prior_prob=node.PRIOR_PROB,
+        )
+        return head
 
     def augment_inference(
         self, *, min_sizes: Sequence[int], max_size: int, flip: bool

@@ -53,8 +53,8 @@ class DenseHead(MapHead):
         check_integer("num_scales", num_scales, 0)
         self.num_classes = num_classes
         self.num_anchors = num_anchors
-        self.cls_subnet = self._tower(in_channels, num_convs, norm)
-        self.bbox_subnet = self._tower(in_channels, num_convs, norm)
+        self.cls_subnet = make_tower(in_channels, num_convs, norm)
+        self.bbox_subnet = make_tower(in_channels, num_convs, norm)
         self.cls_score = nn.Conv2d(in_channels, num_anchors * num_classes, 3, padding=1)
         self.bbox_pred = nn.Conv2d(in_channels, num_anchors * 4, 3, padding=1)
         self.branch = nn.Conv2d(in_channels, num_anchors, 3, padding=1) if branch else None
@@ -65,16 +65,6 @@ class DenseHead(MapHead):
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
         nn.init.constant_(self.cls_score.bias, prior_logit(prior_prob))
-
-    @staticmethod
-    def _tower(channels: int, num_convs: int, norm: str) -> nn.Sequential:
-        layers: list[nn.Module] = []
-        for _ in range(num_convs):
-            layers.append(nn.Conv2d(channels, channels, 3, padding=1, bias=not norm))
-            if norm:
-                layers.append(get_norm(norm, channels))
-            layers.append(nn.ReLU(inplace=True))
-        return nn.Sequential(*layers)
 
     def forward(self, features: Sequence[Tensor]) -> MapPredictions:
         """Predict class logits, box outputs and the branch on every level.
@@ -103,3 +93,23 @@ class DenseHead(MapHead):
             if self.branch is not None:
                 branch.append(self.branch(tower))
         return MapPredictions(logits, outputs, branch or None)
+
+
+def make_tower(channels: int, num_convs: int, norm: str) -> nn.Sequential:
+    """Stack 3x3 convolutions, each with an optional normalization and a ReLU.
+
+    Args:
+        channels: channels of the input and of all layers, >= 1.
+        num_convs: number of convolutions, >= 0.
+        norm: normalization, a name for Detectron2's ``get_norm``; "" is none.
+
+    Returns:
+        The layers.
+    """
+    layers: list[nn.Module] = []
+    for _ in range(num_convs):
+        layers.append(nn.Conv2d(channels, channels, 3, padding=1, bias=not norm))
+        if norm:
+            layers.append(get_norm(norm, channels))
+        layers.append(nn.ReLU(inplace=True))
+    return nn.Sequential(*layers)

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
 from detectron2.structures import Instances
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ranking_det.checks import check_at_least, check_choice, check_entries, check_integer
-from ranking_det.layers import HardNMS, ScoreVoting, SoftNMS
-from ranking_det.modeling.postprocessing import RawDetections, postprocess
+from ranking_det.layers import FastNMS, HardNMS, ScoreVoting, SoftNMS
+from ranking_det.modeling.postprocessing import RawDetections, concatenate, postprocess
 from ranking_det.modeling.threshold_watch import THRESHOLD_KEYS, count_boxes, count_detections
 
 # The names that yaml configs may use under MODEL.INFERENCE.
-__all__ = ["DenseInference", "HardNMS", "ScoreVoting", "SoftNMS"]
+__all__ = ["DenseInference", "FastNMS", "HardNMS", "ScoreVoting", "SoftNMS"]
 
 MAX_COORDINATE = 1e8
 """Limit of box coordinates in pixels. Diverged models predict larger ones, whose areas overflow."""
@@ -32,14 +32,14 @@ smaller."""
 class DenseInference(nn.Module):
     """Post-processing of dense detectors: select candidates by score, then suppress duplicates.
 
-    The score of an anchor and a class is sigmoid(logit). With a centerness or IoU branch it is the
-    geometric mean sqrt(sigmoid(logit) sigmoid(branch)). Boxes are clipped to the image before NMS
-    and score voting.
+    The score of an anchor and a class is sigmoid(logit), or with ``softmax`` the softmax over the
+    classes. With a centerness or IoU branch it is the geometric mean of this score and
+    sigmoid(branch). Boxes are clipped to the image before NMS and score voting.
 
     Args:
-        score_thresh: score threshold in [0, 1]. Candidates whose class score sigmoid(logit) is
-            at most this are dropped; the score of a branch does not count here. The scores of
-            ranking losses have no fixed scale, so 0 is the safe value for short training runs.
+        score_thresh: score threshold in [0, 1]. Candidates whose class score is at most this are
+            dropped; the score of a branch does not count here. The scores of ranking losses have no
+            fixed scale, so 0 is the safe value for short training runs.
         topk: candidates kept per level, >= 1.
         topk_by: what ``topk`` counts: "pair" counts pairs of anchor and class, as in Detectron2;
             "anchor" counts anchors, ordered by their best class and kept with all their classes, as
@@ -55,6 +55,8 @@ class DenseInference(nn.Module):
         suppression: a module to use instead of ``nms``, ``nms_thresh``, ``sigma`` and
             ``score_voting``; see :mod:`ranking_det.layers.suppression`. With a branch, the scores
             that it gets are the geometric means.
+        softmax: whether the scores are the softmax of the logits and a background logit of 0, for
+            detectors trained with cross entropy.
 
     Raises:
         ValueError: an argument is out of range.
@@ -72,6 +74,7 @@ class DenseInference(nn.Module):
         score_voting: bool = False,
         max_detections: int = 100,
         suppression: nn.Module | None = None,
+        softmax: bool = False,
     ) -> None:
         super().__init__()
         for name, value in (("score_thresh", score_thresh), ("nms_thresh", nms_thresh)):
@@ -94,6 +97,7 @@ class DenseInference(nn.Module):
         self.score_voting = score_voting
         self.max_detections = max_detections
         self.suppression = suppression
+        self.softmax = softmax
 
     def extra_repr(self) -> str:
         """Show the options in ``repr``."""
@@ -120,23 +124,31 @@ class DenseInference(nn.Module):
 
         Returns:
             The candidates with class scores above the threshold, at most ``topk`` pairs or anchors
-            per level.
+            per level, with the rows of their anchors.
 
         Raises:
             ValueError: the logits of the branch do not fit the anchors.
         """
-        levels = []
+        levels, offset = [], 0
         branches = [None] * len(logits) if branch_logits is None else branch_logits
         for level in zip(logits, outputs, anchors, branches, strict=True):
             level_logits, level_outputs, level_anchors, branch = level
-            # In float32, because sigmoids in float16 and bfloat16 make thousands of scores equal.
-            class_score = level_logits.float().sigmoid()
+            class_score = self._class_scores(level_logits)
             count_boxes(class_score, self.score_thresh, THRESHOLD)
             score = _with_branch(class_score, branch)
             rows, classes = self._select(score.masked_fill(class_score <= self.score_thresh, 0.0))
             boxes = decode(level_outputs[rows].float(), level_anchors[rows])
-            levels.append(RawDetections(boxes, score[rows, classes], classes))
-        return RawDetections(*(torch.cat(parts) for parts in zip(*levels, strict=True)))
+            levels.append(RawDetections(boxes, score[rows, classes], classes, rows + offset))
+            offset += len(level_anchors)
+        return concatenate(levels)
+
+    def _class_scores(self, logits: Tensor) -> Tensor:
+        """Return the scores (R_l, K) of the classes."""
+        # In float32, because sigmoids in float16 and bfloat16 make thousands of scores equal.
+        logits = logits.float()
+        if self.softmax:
+            return functional.pad(logits, (0, 1)).softmax(dim=1)[:, :-1]
+        return logits.sigmoid()
 
     def _select(self, score: Tensor) -> tuple[Tensor, Tensor]:
         """Return rows (n,) and classes (n,) of the candidates: scores (R_l, K) above 0."""
@@ -160,12 +172,24 @@ class DenseInference(nn.Module):
         Returns:
             Instances with ``pred_boxes``, ``scores`` and ``pred_classes``, by descending score.
         """
+        return self.select_best(raw, image_size).to_instances(image_size)
+
+    def select_best(self, raw: RawDetections, image_size: tuple[int, int]) -> RawDetections:
+        """Suppress duplicates like :meth:`suppress`, and keep the rows of the anchors.
+
+        Args:
+            raw: the candidates, in any order.
+            image_size: (height, width) in pixels of the image to which the coordinates refer.
+
+        Returns:
+            The detections, by descending score.
+        """
         suppression = self.suppression or self._default_suppression()
         best = postprocess(
             raw, image_size, suppression, self.max_detections, max_coordinate=MAX_COORDINATE
         )
         count_detections(len(best.boxes))
-        return best.to_instances(image_size)
+        return best
 
     def _default_suppression(self) -> nn.Module:
         """Build the suppression that the options describe."""

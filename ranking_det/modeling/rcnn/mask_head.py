@@ -18,6 +18,8 @@ from fvcore.nn.weight_init import c2_msra_fill
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from ranking_det.modeling.mask_targets import check_masks_exist, sample_masks
+
 
 @ROI_MASK_HEAD_REGISTRY.register()
 class RankingMaskHead(MaskRCNNConvUpsampleHead):
@@ -75,21 +77,10 @@ def sample_mask_positives(gt_index: Tensor, targets: Sequence[Instances], max_ma
     Raises:
         ValueError: there are objects, but no ``gt_masks``.
     """
+    check_masks_exist(targets)
     has_mask = [torch.zeros(0, dtype=torch.bool, device=gt_index.device)]
-    for objects in targets:
-        if len(objects) and not objects.has("gt_masks"):
-            raise ValueError(
-                "targets: expected gt_masks, got none; the data loader gives them with masks=True "
-                "(BoxMapper) or use_instance_mask=True (DatasetMapper)"
-            )
-        if len(objects):
-            has_mask.append(objects.gt_masks.nonempty().to(gt_index.device))
-    index = torch.nonzero(torch.cat(has_mask)[gt_index]).squeeze(1)
-    if len(index) > max_masks:
-        is_selected = torch.zeros(len(index), dtype=torch.bool)
-        is_selected[torch.randperm(len(index))[:max_masks]] = True
-        index = index[is_selected.to(index.device)]
-    return index
+    has_mask += [o.gt_masks.nonempty().to(gt_index.device) for o in targets if len(o)]
+    return sample_masks(torch.nonzero(torch.cat(has_mask)[gt_index]).squeeze(1), max_masks)
 
 
 def select_class(logits: Tensor, classes: Tensor) -> Tensor:

@@ -44,6 +44,7 @@ from ranking_det import assigners, criteria
 from ranking_det.assigners import Assigner, Assignment
 from ranking_det.checks import check_choice, check_classes, check_integer
 from ranking_det.criteria import BoxTargets, Candidates, CriterionBase, MaskTargets
+from ranking_det.modeling.mask_targets import CONTINUOUS_LABELS, continuous_labels
 from ranking_det.modeling.part_checks import check_stage_parts
 from ranking_det.modeling.rcnn import box_predictor, sampling
 from ranking_det.modeling.rcnn.box_predictor import BoxPredictions, RankingBoxPredictor
@@ -52,9 +53,6 @@ from ranking_det.modeling.rcnn.proposals import match_proposals, refine_proposal
 from ranking_det.modeling.step_metrics import log_metrics
 from ranking_det.modeling.yaml_keys import build_node
 from ranking_det.user_errors import UserError
-
-CONTINUOUS_LABELS = ("iou", "dice", "mean", "binary")
-"""Labels by which the positives of an R-CNN may be ranked (Oksuz et al., ICCV 2021, S3.4)."""
 
 
 class Stage(NamedTuple):
@@ -396,28 +394,6 @@ class RankingROIHeads(StagedROIHeads):
         mask_head = self.mask_head if self.mask_on else None
         parts = self.box_head, self.box_predictor, self.assigner, self.criterion
         return [Stage(*parts, mask_head)]
-
-
-def continuous_labels(label: str, boxes: BoxTargets, masks: MaskTargets | None) -> Tensor | None:
-    """Compute the continuous labels, by which the positives are ranked.
-
-    Args:
-        label: one of CONTINUOUS_LABELS: the IoU of the box, the Dice coefficient of the mask, the
-            mean of both, or 1 for all. A positive without a mask has its IoU.
-        boxes: the box targets of the P positives.
-        masks: the mask targets of Q of the positives; None without a mask head.
-
-    Returns:
-        (P,) in [0, 1], without gradient; None stands for the IoU.
-    """
-    if label == "binary":
-        return torch.ones_like(boxes.boxes[:, 0])
-    if label == "iou" or masks is None:
-        return None
-    labels, share = boxes.overlap(), 1.0 if label == "dice" else 0.5
-    dice = masks.overlap().to(labels.dtype)
-    labels[masks.index] = (1 - share) * labels[masks.index] + share * dice
-    return labels
 
 
 def build_box_parts(

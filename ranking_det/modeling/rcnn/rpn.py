@@ -244,7 +244,7 @@ class RankingRPN(AnchorCandidates, nn.Module):
             logits = flatten_level(predictions.logits[i], 1).squeeze(2).float()
             logits, order = (part[:, :limit] for part in logits.sort(descending=True, dim=1))
             boxes = boxes.take_along_dim(order[..., None], dim=1)
-            levels.append(RawDetections(boxes, logits, torch.full_like(order, i)))
+            levels.append((boxes, logits, torch.full_like(order, i)))
         fields = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
         proposals, limit = [], self.post_nms_topk[self.training]
         for size, *raw in zip(images.image_sizes, *fields, strict=True):

@@ -1,0 +1,1 @@
+"""One-stage detectors with instance masks: YOLACT and SOLOv2."""
