@@ -27,6 +27,8 @@ def hide_library_warnings() -> None:
     # Detectron2 looks for a compiler when it logs the environment. On a machine with CUDA's
     # compiler but without a GPU, torch would log a warning.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    # Detectron2's main calls a function of torch that warns once per process.
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
 
 def shorten_interrupts() -> None:

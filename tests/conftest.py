@@ -16,6 +16,9 @@ os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", _folder.name)
 # For commands that tests run: if killed, their data-loading workers leave sockets behind.
 os.environ["TMPDIR"] = _folder.name
 
+# torch warns once per process, in the first test that runs a model of Detectron2's main.
+logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+
 # Some tests send Ctrl-C, which a process ignores if a shell started it in the background.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -33,7 +33,7 @@ OPTIONS = {
     "FCOS": {"size_ranges": (64, 128, 256)},
     "CenterRegion": {"scale_ranges": [(1, 100), (50, 200), (100, 300), (200, 500)]},
 }
-arguments = scene(500, 50_000, 80)
+arguments = scene(500, 100_000, 80)
 before = peak()
 for name in sys.argv[1:]:
     assigner = getattr(assigners, name)(**OPTIONS.get(name, {}))
@@ -44,7 +44,7 @@ for name in sys.argv[1:]:
 NAMES = ["ATSS", "CenterRegion", "FCOS", "MaxIoU", "NormalizedPAA", "PAA"]
 
 
-def test_500_objects_and_50_000_anchors_need_bounded_memory_and_time():
+def test_500_objects_and_100_000_anchors_need_bounded_memory_and_time():
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM, *NAMES], capture_output=True, text=True, check=True
     )
@@ -52,7 +52,7 @@ def test_500_objects_and_50_000_anchors_need_bounded_memory_and_time():
     assert [line[0] for line in lines] == NAMES
     for name, *figures in lines:
         seconds, positives, mebibytes = map(float, figures)
-        # One float32 matrix would take 95 MiB, and computing IoUs needs seven of them.
-        assert mebibytes < 600, name
-        assert seconds < 5, name  # CPU time, which other processes do not affect
+        # One float32 matrix would take 191 MiB, and computing IoUs needs seven of them.
+        assert mebibytes < 1024, name
+        assert seconds < 10, name  # CPU time, which other processes do not affect
         assert positives > 0, name

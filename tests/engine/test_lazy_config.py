@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.layers import ShapeSpec
+from detectron2.modeling import FPN
 from omegaconf import OmegaConf
 
 from ranking_det.engine import main
@@ -239,7 +239,7 @@ def test_the_error_for_an_unknown_name_or_number_in_a_model_names_its_key():
 
 def test_the_names_of_targets_become_callables_unless_omegaconf_cannot_hold_them():
     dataclass = "ranking_det.data.coco_json.reader.ReadOptions"
-    targets = {"torch.optim.SGD": torch.optim.SGD, "detectron2.layers.ShapeSpec": ShapeSpec}
+    targets = {"torch.optim.SGD": torch.optim.SGD, "detectron2.modeling.FPN": FPN}
     targets |= {"builtins.dict": "builtins.dict", dataclass: dataclass}
     nodes = {str(i): {"_target_": name} for i, name in enumerate(targets)}
     cfg = OmegaConf.create(nodes, flags={"allow_objects": True})
