@@ -3,7 +3,7 @@
 
 Run ``python -m benchmarks.ranking --bccd BCCD_Dataset/BCCD`` from the root of the repository, with
 a clone of https://github.com/Shenggan/BCCD_Dataset. Without ``--bccd`` it trains on the shapes
-only. Trains RetinaNet with ATSS once per loss and seed, about five minutes each on two CPU cores,
+only. Trains RetinaNet with ATSS once per loss and seed, four to nine minutes each on two CPU cores,
 and writes ``benchmarks/results/ranking/DATA_LOSS_SEED.json`` after each run. Runs that have a JSON
 are skipped, so an interrupted script continues where it stopped.
 """
@@ -23,6 +23,7 @@ import torch
 from benchmarks.docs import RESULTS
 from benchmarks.machine import describe_machine
 from benchmarks.training import ROOT, train
+from ranking_det.files import write_whole
 
 LOSSES = {
     "focal": "configs/shapes/quick/retinanet_atss_focal.py",
@@ -109,7 +110,7 @@ def main() -> None:
                 if path.exists():
                     continue
                 record = measure(config, overrides, seed, bccd)
-                path.write_text(json.dumps(record, indent=1) + "\n")
+                write_whole(path, json.dumps(record, indent=1) + "\n")
                 metrics = record["metrics"]
                 print(f"{path.stem}: AP {metrics['AP']:.1f} in {record['minutes']} minutes")
 

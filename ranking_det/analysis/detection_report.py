@@ -14,6 +14,7 @@ from ranking_det.analysis.training_metrics import read_finite_metrics
 from ranking_det.data.coco_json.fields import is_finite_number
 from ranking_det.data.coco_json.image_files import ImageFinder, check_folder
 from ranking_det.data.coco_json.reader import load_json
+from ranking_det.data.coco_json.rules import id_order
 from ranking_det.data.images import UnreadableImageError
 from ranking_det.data.mapper import read_array
 from ranking_det.evaluation.detection_analysis import analyze_detections
@@ -221,7 +222,7 @@ def _analyze(files: ResultFiles) -> tuple[dict[str, Any], ImageErrors]:
 
 def _classes(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the names of the classes, in the order of their ids, and their numbers of objects."""
-    categories = sorted(content["categories"], key=lambda category: category["id"])
+    categories = sorted(content["categories"], key=lambda category: id_order(category["id"]))
     counts = dict.fromkeys((category["id"] for category in categories), 0)
     for annotation in content["annotations"]:
         counts[annotation["category_id"]] += not annotation["iscrowd"]

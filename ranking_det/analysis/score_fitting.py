@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Sequence
 from itertools import islice
 from operator import length_hint
@@ -139,11 +140,17 @@ def _read_parts(
         _check_scores(measured, args.measure_results)
         _check_same_classes(files, measured, args.measure_ground_truth)
         num_measured = len(measured.ground_truth["images"])
+        warnings = []
+        if os.path.samefile(args.ground_truth, args.measure_ground_truth):
+            warnings = [
+                f"Warning: {args.measure_ground_truth} is also fitted to, so the measured errors "
+                "are too small"
+            ]
         origins = [
             f"{quantity(num_images, 'image', 'images')} of {args.ground_truth}",
             f"{quantity(num_measured, 'image', 'images')} of {args.measure_ground_truth}",
         ]
-        return files, measured, origins, [*files.lines, *measured.lines]
+        return files, measured, origins, [*files.lines, *measured.lines, *warnings]
     if num_images < 2:
         raise UserError(
             f"--ground-truth: expected at least 2 images, one to fit to and one to measure on, got "

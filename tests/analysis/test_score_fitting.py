@@ -76,7 +76,7 @@ def test_the_halves_depend_on_the_seed_only(files):
     assert contents[0] == contents[1] != contents[2]
 
 
-def test_the_numbers_are_fitted_to_one_set_and_measured_on_another(files, tmp_path):
+def test_the_numbers_are_fitted_to_one_set_and_measured_on_another(files, tmp_path, capsys):
     (tmp_path / "other").mkdir()
     other = write_set(tmp_path / "other", *random_set(4))
     measured = ["--measure-ground-truth", other["--ground-truth"]]
@@ -88,7 +88,9 @@ def test_the_numbers_are_fitted_to_one_set_and_measured_on_another(files, tmp_pa
     # The same results have the smallest errors where they were fitted.
     measured = ["--measure-ground-truth", files["--ground-truth"]]
     measured += ["--measure-results", files["--results"]]
+    assert "Warning" not in capsys.readouterr().out
     assert run("fit", files, *measured) == 0
+    assert "is also fitted to, so the measured errors are too small" in capsys.readouterr().out
     same = json.loads(Path(files["--output"]).read_text())
     assert same["classes"] == content["classes"]
     errors = [each["measured"]["after"]["overall"]["LaECE_0"] for each in (same, content)]
