@@ -1,8 +1,9 @@
 """Ranking errors of single images: false positives that have a higher score than an object.
 
-The error of a detected object is the share of false positives among the detections of its image, of
-all classes, that rank at or above it: what AP Loss sums over the positives of a batch (K. Chen et
-al.: Towards Accurate One-Stage Object Detection with AP-Loss, CVPR 2019), here after NMS.
+The error of a detected object is a / (a + t): a false positives of its image, of any class, have a
+higher score, and t true positives, itself included, have its score or a higher one. AP Loss sums
+such errors over the positives of a batch (K. Chen et al.: Towards Accurate One-Stage Object
+Detection with AP-Loss, CVPR 2019); here they are computed after NMS.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ class ObjectRanking(NamedTuple):
     Attributes:
         row: (T,) int64, index of the detection that is matched with the object.
         above: (T,) int64, number of false positives of the image with a higher score.
-        error: (T,) float64, their share of the detections that rank at or above the object, in
-            [0, 1).
+        error: (T,) float64, a / (a + t) in [0, 1), with a = ``above`` and t true positives of at
+            least the object's score, itself included.
     """
 
     row: np.ndarray
