@@ -6,7 +6,7 @@ the shapes data set, and the steps of the criteria are interleaved. A step is a 
 backward pass. Mask R-CNN is also measured, with Rank & Sort Loss and with cross entropy, on the
 same weights and the same RoIs: all proposals, and the masks of all positives. YOLACT and SOLOv2 are
 measured with Rank & Sort Loss and with their baselines, on the same weights (YOLACT's cross entropy
-also has a semantic segmentation loss), SOLOv2 together with the bytes that autograd saves for the
+also has a semantic segmentation loss), together with the bytes that autograd saves for the
 backward pass. Writes ``benchmarks/results/steps_<device>.json``.
 """
 
@@ -17,7 +17,7 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -69,8 +69,8 @@ def main() -> None:
         "machine": describe_machine(device),
         **time_criteria(device, rounds),
         "rcnn": time_rcnns(device, rounds),
-        "yolact": time_yolact(device, rounds),
-        "solov2": time_solov2(device, rounds),
+        "yolact": time_masks(YOLACTS, "cross_entropy", device, rounds),
+        "solov2": time_masks(SOLOV2, "focal", device, rounds),
     }
     path = Path(__file__).parent / "results" / f"steps_{device}.json"
     path.write_text(json.dumps(report, indent=1) + "\n")
@@ -110,34 +110,25 @@ def time_rcnns(device: str, rounds: int) -> dict[str, Any]:
     return summary(RCNNS, medians, "cross_entropy", batch, rounds, limits)
 
 
-def time_yolact(device: str, rounds: int) -> dict[str, Any]:
-    """Time YOLACT's step with each loss."""
-    batch = next(iter(instantiate(load(YOLACTS["rank_sort"]).dataloader.train)))
+def time_masks(
+    configs: Mapping[str, str], baseline: str, device: str, rounds: int
+) -> dict[str, Any]:
+    """Time the step of a one-stage detector of masks with each loss, and count the saved bytes."""
+    batch = next(iter(instantiate(load(configs["rank_sort"]).dataloader.train)))
     models = {
-        name: instantiate(load(config).model).to(device).train() for name, config in YOLACTS.items()
+        name: instantiate(load(config).model).to(device).train() for name, config in configs.items()
     }
-    share_weights(models["cross_entropy"], models["rank_sort"])
-    medians = time_interleaved(models, lambda name: step(models[name], batch), rounds)
-    limits = {"rank_sort": MASKS_LIMIT}
-    return summary(YOLACTS, medians, "cross_entropy", batch, rounds, limits)
-
-
-def time_solov2(device: str, rounds: int) -> dict[str, Any]:
-    """Time SOLOv2's step with each loss, and count the saved bytes relative to focal loss."""
-    batch = next(iter(instantiate(load(SOLOV2["rank_sort"]).dataloader.train)))
-    models = {
-        name: instantiate(load(config).model).to(device).train() for name, config in SOLOV2.items()
-    }
-    share_weights(models["focal"], models["rank_sort"])
+    share_weights(models[baseline], models["rank_sort"])
     saved = {}
     for name, model in models.items():
         with EventStorage(0):
             saved[name] = saved_bytes(partial(model, batch), model.state_dict().values())
-    ratio = saved["rank_sort"] / saved["focal"]
-    print(f"saved bytes   {ratio:.3f} x focal (limit {MASKS_LIMIT}: {verdict(ratio, MASKS_LIMIT)})")
+    ratio = saved["rank_sort"] / saved[baseline]
+    result = verdict(ratio, MASKS_LIMIT)
+    print(f"saved bytes   {ratio:.3f} x {baseline} (limit {MASKS_LIMIT}: {result})")
     medians = time_interleaved(models, lambda name: step(models[name], batch), rounds)
     limits = {"rank_sort": MASKS_LIMIT}
-    return summary(SOLOV2, medians, "focal", batch, rounds, limits) | {"saved_bytes": saved}
+    return summary(configs, medians, baseline, batch, rounds, limits) | {"saved_bytes": saved}
 
 
 def without_sampling(model: Any) -> Any:

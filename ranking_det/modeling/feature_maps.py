@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 PAD = 32
 """Image sizes are rounded up to a multiple of this, as in the published ranking detectors."""
@@ -123,3 +124,18 @@ def valid_cells(
             mask[: -(-height // stride), : -(-width // stride)] = True
             masks.append(mask.reshape(-1))
     return torch.cat(masks).to(device)
+
+
+def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize maps bilinearly; the corners of the images, not of the pixels, are aligned.
+
+    Args:
+        maps: (N, C, H, W); N and C may be 0.
+        size: (height, width).
+
+    Returns:
+        (N, C, height, width).
+    """
+    if not maps.numel():  # interpolate rejects it
+        return maps.new_zeros(*maps.shape[:2], *size)
+    return functional.interpolate(maps, tuple(size), mode="bilinear", align_corners=False)

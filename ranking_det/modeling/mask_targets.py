@@ -1,4 +1,4 @@
-"""Mask targets: check that there are masks, random samples of masks, continuous labels of masks.
+"""Mask targets: bitmaps of the objects, random samples of masks, continuous labels of masks.
 
 Shapes: P positives of all images, Q positives whose masks are trained, G ground-truth objects of
 all images.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from detectron2.structures import Instances
+from detectron2.structures import BitMasks, Instances, PolygonMasks
 from torch import Tensor
 
 from ranking_det.criteria import BoxTargets, MaskTargets
@@ -31,9 +31,31 @@ def check_masks_exist(targets: Sequence[Instances]) -> None:
     for objects in targets:
         if len(objects) and not objects.has("gt_masks"):
             raise ValueError(
-                "targets: expected gt_masks, got none; the data loader gives them with masks=True "
-                "(BoxMapper) or use_instance_mask=True (DatasetMapper)"
+                "instances: expected gt_masks, got none; the data loader gives them with "
+                "masks=True (BoxMapper) or use_instance_mask=True (DatasetMapper)"
             )
+
+
+def draw_bitmaps(objects: Instances, device: torch.device) -> Tensor:
+    """Draw the masks of the n objects of one image of H x W pixels.
+
+    Args:
+        objects: with ``gt_masks``, polygons or bitmaps. It may lack them if it is empty.
+        device: the device of the result.
+
+    Returns:
+        (n, H, W) bool.
+
+    Raises:
+        ValueError: there are objects, but no ``gt_masks``.
+    """
+    check_masks_exist([objects])
+    if not len(objects):
+        return torch.zeros(0, *objects.image_size, dtype=torch.bool, device=device)
+    masks = objects.gt_masks
+    if isinstance(masks, PolygonMasks):
+        masks = BitMasks.from_polygon_masks(masks, *objects.image_size)
+    return masks.tensor.to(device, torch.bool)
 
 
 def sample_masks(index: Tensor, max_masks: int) -> Tensor:

@@ -6,7 +6,7 @@ from tests.layers import reference
 
 
 def random_masks(n, size=6, density=0.5, seed=0, num_classes=2):
-    """Make masks of which some are empty, some cover the image, and some are equal."""
+    """Make masks: some are empty, some cover the image, and some are equal."""
     generator = torch.Generator().manual_seed(seed)
     masks = torch.rand(n, size, size, generator=generator) < density
     masks[::5], masks[3::7] = False, True

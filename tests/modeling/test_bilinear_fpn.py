@@ -74,9 +74,9 @@ def test_the_pyramid_agrees_with_a_loop_over_its_definition(size):
 
 
 def test_the_parameters_are_those_of_detectron2s_fpn():
-    ours, theirs = (build(kind, top_block=False) for kind in (BilinearFPN, FPN))
-    ours.load_state_dict(theirs.state_dict(), strict=True)
+    bilinear, nearest = (build(kind, top_block=False) for kind in (BilinearFPN, FPN))
+    bilinear.load_state_dict(nearest.state_dict(), strict=True)
     images = torch.randn(1, 3, 32, 32)  # the coarsest map has one cell, so both resize it equally
     with torch.no_grad():
-        coarse = [fpn(images)["p5"] for fpn in (ours, theirs)]
+        coarse = [fpn(images)["p5"] for fpn in (bilinear, nearest)]
     torch.testing.assert_close(*coarse)

@@ -24,8 +24,9 @@ from ranking_det.criteria import (
 )
 from ranking_det.losses import dice_errors
 from ranking_det.modeling import SOLOv2Head, SOLOv2Inference
+from ranking_det.modeling.mask_targets import draw_bitmaps
 from ranking_det.modeling.masks.solov2_head import append_coordinates
-from ranking_det.modeling.masks.solov2_targets import center_boxes, draw_bitmaps, shrink_masks
+from ranking_det.modeling.masks.solov2_targets import center_boxes, shrink_masks
 from tests.layers import reference
 from tests.modeling.cases import Pyramid, ellipses, load, make_batch
 

@@ -10,9 +10,9 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import FPN, build_resnet_backbone
 from torch import Tensor
-from torch.nn import functional
 
 from ranking_det.modeling.backbones.backbone_parts import ExtraLevels
+from ranking_det.modeling.feature_maps import resize
 
 
 class BilinearFPN(FPN):
@@ -58,9 +58,7 @@ class BilinearFPN(FPN):
         ):
             below = lateral(feature)
             if level is not None:
-                below = below + functional.interpolate(
-                    level, size=below.shape[-2:], mode="bilinear", align_corners=False
-                )
+                below = below + resize(level, below.shape[-2:])
             level = below
             levels.insert(0, output(level))
         pyramid = dict(zip(self._out_features, levels, strict=False))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ranking_det.checks import check_integer
 from ranking_det.modeling.feature_maps import MapHead, MapPredictions
-from ranking_det.modeling.initialization import prior_logit
+from ranking_det.modeling.initialization import initialize_normal, prior_logit
 
 __all__ = ["DenseHead"]
 
@@ -59,11 +59,7 @@ class DenseHead(MapHead):
         self.bbox_pred = nn.Conv2d(in_channels, num_anchors * 4, 3, padding=1)
         self.branch = nn.Conv2d(in_channels, num_anchors, 3, padding=1) if branch else None
         self.scales = nn.Parameter(torch.ones(num_scales)) if num_scales else None
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.normal_(layer.weight, std=0.01)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        initialize_normal(self)
         nn.init.constant_(self.cls_score.bias, prior_logit(prior_prob))
 
     def forward(self, features: Sequence[Tensor]) -> MapPredictions:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from detectron2.structures import BitMasks, Instances, PolygonMasks
+from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,8 +17,9 @@ from ranking_det.checks import check_integer
 from ranking_det.criteria import MaskTargets
 from ranking_det.layers import pixels_inside
 from ranking_det.modeling.dense.head import make_tower
-from ranking_det.modeling.mask_targets import check_masks_exist, sample_masks
-from ranking_det.modeling.masks.yolact_head import initialize_xavier
+from ranking_det.modeling.feature_maps import resize
+from ranking_det.modeling.initialization import initialize_xavier
+from ranking_det.modeling.mask_targets import draw_bitmaps, sample_masks
 from ranking_det.row_blocks import blocks
 
 __all__ = ["PrototypeMasks"]
@@ -221,7 +222,7 @@ class PrototypeMasks(nn.Module):
         if padded_size == image_size:
             return masks
         # Resize to the padded size first, to cut off the padding.
-        return _resize(masks, padded_size)[:, : image_size[0], : image_size[1]]
+        return resize(masks[None], padded_size)[0, :, : image_size[0], : image_size[1]]
 
 
 def resize_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
@@ -235,7 +236,7 @@ def resize_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
         (n, height, width) bool, True above 1/2.
     """
     parts = blocks(len(masks), size[0] * size[1], MASK_PIXELS)
-    resized = [_resize(masks[rows], size) > 0.5 for rows in parts]
+    resized = [resize(masks[rows][None], size)[0] > 0.5 for rows in parts]
     return torch.cat([masks.new_zeros(0, *size, dtype=torch.bool), *resized])
 
 
@@ -255,24 +256,9 @@ def shrink_masks(
     Raises:
         ValueError: there are objects, but no ``gt_masks``.
     """
-    check_masks_exist(objects)
     shrunk = []
     for instances in objects:
-        device = instances.gt_boxes.device
-        if not len(instances):
-            shrunk.append(torch.zeros(0, *size, dtype=torch.bool, device=device))
-            continue
-        masks = instances.gt_masks
-        if isinstance(masks, PolygonMasks):
-            masks = BitMasks.from_polygon_masks(masks, *instances.image_size)
-        bitmaps = masks.tensor.to(device, torch.float32)
+        bitmaps = draw_bitmaps(instances, instances.gt_boxes.device).float()
         padding = (0, padded_size[1] - bitmaps.shape[2], 0, padded_size[0] - bitmaps.shape[1])
-        shrunk.append(_resize(functional.pad(bitmaps, padding), size) > 0.5)
+        shrunk.append(resize(functional.pad(bitmaps, padding)[None], size)[0] > 0.5)
     return torch.cat(shrunk)
-
-
-def _resize(masks: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize masks (n, h, w) bilinearly to (n, *size)."""
-    if not len(masks):
-        return masks.new_zeros(0, *size)
-    return functional.interpolate(masks[None], tuple(size), mode="bilinear", align_corners=False)[0]

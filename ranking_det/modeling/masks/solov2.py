@@ -35,13 +35,14 @@ from ranking_det.assigners import Assigner, CenterRegion
 from ranking_det.checks import check_integer
 from ranking_det.criteria import Candidates, CriterionBase, MaskTargets
 from ranking_det.criteria.candidates import mean_of_positives
-from ranking_det.modeling.feature_maps import PAD, flatten_levels, image_and_level
+from ranking_det.modeling.feature_maps import PAD, flatten_levels, image_and_level, resize
 from ranking_det.modeling.input_checks import check_objects
 from ranking_det.modeling.interface import DetectorInterface, Positives
+from ranking_det.modeling.mask_targets import draw_bitmaps, sample_masks
 from ranking_det.modeling.masks import solov2_head, solov2_inference
-from ranking_det.modeling.masks.solov2_head import GridPredictions, SOLOv2Head, resize
+from ranking_det.modeling.masks.solov2_head import GridPredictions, SOLOv2Head
 from ranking_det.modeling.masks.solov2_inference import SOLOv2Inference, draw_masks
-from ranking_det.modeling.masks.solov2_targets import center_boxes, draw_bitmaps, shrink_masks
+from ranking_det.modeling.masks.solov2_targets import center_boxes, shrink_masks
 from ranking_det.modeling.part_checks import check_grid_parts, check_num_classes
 from ranking_det.modeling.step_metrics import log_metrics
 from ranking_det.modeling.yaml_keys import build_node
@@ -335,8 +336,7 @@ class RankingSOLOv2(DetectorInterface, nn.Module):
             with torch.no_grad():
                 dice = _dice(kernels[rows], features, targets, gt_index, counts)
             parts = [
-                part[torch.randperm(len(part))[: self.max_masks].sort().values]
-                for part in torch.arange(len(rows)).split(counts)
+                sample_masks(part, self.max_masks) for part in torch.arange(len(rows)).split(counts)
             ]
             counts = [len(part) for part in parts]
             choice = torch.cat(parts).to(rows.device)

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import torch
 from detectron2.layers import get_norm
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ranking_det.checks import check_integer, check_that
-from ranking_det.modeling.initialization import prior_logit
+from ranking_det.modeling.feature_maps import resize
+from ranking_det.modeling.initialization import initialize_normal, prior_logit
 
 __all__ = ["SOLOv2Head"]
 
@@ -98,11 +98,7 @@ class SOLOv2Head(nn.Module):
             for i in range(last + 1)
         )
         self.mask_output = _conv(mask_channels, kernel_channels, norm, size=1)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.normal_(layer.weight, std=0.01)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        initialize_normal(self)
         nn.init.constant_(self.category.bias, prior_logit(prior_prob))
 
     def forward(self, features: Sequence[Tensor]) -> GridPredictions:
@@ -164,19 +160,6 @@ def append_coordinates(maps: Tensor) -> Tensor:
     y, x = (torch.linspace(-1, 1, n, device=maps.device, dtype=maps.dtype) for n in (height, width))
     coordinates = torch.stack([x.expand(height, width), y[:, None].expand(height, width)])
     return torch.cat([maps, coordinates.expand(len(maps), 2, height, width)], dim=1)
-
-
-def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize maps bilinearly; the corners of the images, not of the pixels, are aligned.
-
-    Args:
-        maps: (N, C, H, W).
-        size: (height, width).
-
-    Returns:
-        (N, C, height, width).
-    """
-    return functional.interpolate(maps, tuple(size), mode="bilinear", align_corners=False)
 
 
 def _conv(inputs: int, outputs: int, norm: str, size: int = 3) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""Ground-truth masks for SOLOv2: full-size bitmaps, their centers of mass, and smaller targets.
+"""Ground-truth masks for SOLOv2: their centers of mass, and smaller targets.
 
 Shapes: G objects of one image of H x W pixels.
 """
@@ -6,38 +6,11 @@ Shapes: G objects of one image of H x W pixels.
 from __future__ import annotations
 
 import torch
-from detectron2.structures import BitMasks, Instances, PolygonMasks
 from torch import Tensor
 from torch.nn import functional
 
 STRIDE = 4
 """Pixels of the image per pixel of a target, in both directions."""
-
-
-def draw_bitmaps(objects: Instances, device: torch.device) -> Tensor:
-    """Draw the masks of the objects of one image.
-
-    Args:
-        objects: with ``gt_masks``, polygons or bitmaps. It may lack them if it is empty.
-        device: the device of the result.
-
-    Returns:
-        (G, H, W) bool.
-
-    Raises:
-        ValueError: there are objects, but no ``gt_masks``.
-    """
-    if not len(objects):
-        return torch.zeros(0, *objects.image_size, dtype=torch.bool, device=device)
-    if not objects.has("gt_masks"):
-        raise ValueError(
-            "instances: expected gt_masks, got none; the data loader gives them with masks=True "
-            "(BoxMapper) or use_instance_mask=True (DatasetMapper)"
-        )
-    masks = objects.gt_masks
-    if isinstance(masks, PolygonMasks):
-        masks = BitMasks.from_polygon_masks(masks, *objects.image_size)
-    return masks.tensor.to(device, torch.bool)
 
 
 def center_boxes(boxes: Tensor, masks: Tensor) -> Tensor:

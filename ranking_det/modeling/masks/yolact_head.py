@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ranking_det.checks import check_integer
 from ranking_det.modeling.dense.head import make_tower
 from ranking_det.modeling.feature_maps import MapHead, MapPredictions
+from ranking_det.modeling.initialization import initialize_xavier
 
 __all__ = ["YOLACTHead"]
 
@@ -74,16 +75,3 @@ class YOLACTHead(MapHead):
             outputs=[self.bbox_pred(tower) for tower in towers],
             coefficients=[self.mask_pred(tower).tanh() for tower in towers],
         )
-
-
-def initialize_xavier(module: nn.Module) -> None:
-    """Initialize all convolutions with Xavier uniform weights and biases of 0.
-
-    Args:
-        module: the module that contains the convolutions.
-    """
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.xavier_uniform_(layer.weight)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
